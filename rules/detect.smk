@@ -1,18 +1,13 @@
 FOUND = f"{VICTIM}/detect/{{detector}}"
 
 
-def told_apart():
-    """Labels of the detectors that share one job of a victim, and of those that are long enough for their own."""
-    labels = GRID.labels("detectors")
-    long = [
-        label
-        for label in labels
-        if classvars("detectors", GRID.entry("detectors", label).method)["long"]
-    ]
-    return [label for label in labels if label not in long], long
-
-
-SHORT, LONG = told_apart()
+# detectors that share one job of a victim, and those that are long enough for their own
+LONG = [
+    label
+    for label in GRID.labels("detectors")
+    if classvars("detectors", GRID.entry("detectors", label).method)["long"]
+]
+SHORT = [label for label in GRID.labels("detectors") if label not in LONG]
 
 
 def detectors_of(labels):
