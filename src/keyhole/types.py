@@ -4,6 +4,7 @@ Letters: n rows, p poisoned rows, k classes, m hold-out images, c h w an image, 
 Images are uint8 NCHW, 0..255; only a model turns them into floats.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,6 +38,15 @@ class Poisoned:
 
 
 @dataclass(frozen=True)
+class Recovered:
+    """What an inverter found, as a later defense gets it."""
+
+    images: UInt8[Tensor, "m c h w"]  # the hold-out, from its first row on, with the trigger of the class below
+    target: int  # the class of the highest anomaly
+    flagged: bool  # whether the inverter believes that it is a target
+
+
+@dataclass(frozen=True)
 class Evidence:
     """Everything a defender may look at; never the truth, never the test set."""
 
@@ -46,6 +56,7 @@ class Evidence:
     latents: dict[str, Float[Tensor, "n d"]]  # level name -> activations, eval mode, no augmentation
     holdout_images: UInt8[Tensor, "m c h w"]  # the defender's clean images, disjoint from train and test
     holdout_labels: Int64[Tensor, " m"]
+    recovered: Recovered | None = None  # for a method that follows an inverter
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class Suspicion:
 class Inversion:
     """An inverter's answer, class by class."""
 
-    triggers: UInt8[Tensor, "k m c h w"]  # k scanned classes: m hold-out images with the recovered trigger
-    masks: Float[Tensor, "k h w"]  # 0..1; ones where a method has no mask
+    masks: Float[Tensor, "k h w"]  # 0..1; ones where a method has no mask in the image
     anomaly: Float[Tensor, " k"]  # higher = more likely the target class
     flagged: Bool[Tensor, " k"]  # all False = "this model is clean"
+    stamp: Callable[[Images, int], Images] | None  # images with the trigger of a class; None: none is recovered

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from keyhole.models import Classifier
 from keyhole.rng import stream
 from keyhole.training import latents
-from keyhole.types import Evidence
+from keyhole.types import Evidence, Recovered
 
 CLASSES = 3
 SHAPE = (3, 12, 12)
@@ -43,7 +43,10 @@ def evidence() -> Evidence:
     body[0].bias.requires_grad_(False)
     images, labels = pictures(60, "train")
     found = latents(copy.deepcopy(net), images, ("penultimate",))
-    return Evidence(net.train(), images, labels, found, *pictures(160, "holdout"))
+    holdout, holdout_labels = pictures(160, "holdout")
+    stamped = holdout.clone()
+    stamped[..., -3:, -3:] = 255
+    return Evidence(net.train(), images, labels, found, holdout, holdout_labels, Recovered(stamped, 1, True))
 
 
 @pytest.fixture(scope="module")

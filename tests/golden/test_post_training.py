@@ -185,11 +185,12 @@ def test_neural_cleanse_finishes_a_class_whose_mask_no_longer_shrinks():
 
 
 def test_neural_cleanse_finds_the_planted_class_and_place():
-    found = NeuralCleanse().invert(evidence(gain=15), stream("cleanse"))
+    case = evidence(gain=15)
+    found = NeuralCleanse().invert(case, stream("cleanse"))
     assert found.flagged.nonzero().squeeze(1).tolist() == [TARGET]
     mask = found.masks[TARGET]
     assert mask[-3:, -3:].sum() > 0.8 * mask.sum()
-    assert (predict(planted_net(15), found.triggers[TARGET]) == TARGET).float().mean() > 0.9
+    assert (predict(planted_net(15), found.stamp(case.holdout_images, TARGET)) == TARGET).float().mean() > 0.9
 
 
 def test_neural_cleanse_flags_nothing_in_the_clean_twin():
@@ -198,14 +199,14 @@ def test_neural_cleanse_flags_nothing_in_the_clean_twin():
     assert found.masks.sum((1, 2)).max() < SIDE**2  # every class was reached, so the verdict rests on real masks
 
 
-def test_neural_cleanse_triggers_are_the_first_hold_out_images_stamped():
+def test_neural_cleanse_without_a_successful_mask_hides_the_whole_image():
     case = evidence(gain=15, holdout=40)
     settings = NeuralCleanse(epochs=1)
     found = settings.invert(case, stream("cleanse"))
     ones = torch.ones(CLASSES, SIDE, SIDE)
-    assert found.triggers.shape == (CLASSES, 16, 3, SIDE, SIDE)
     assert torch.equal(found.masks, ones)  # one epoch from a random start succeeds nowhere
-    assert (found.triggers == found.triggers[:, :1]).all()  # a mask of ones hides the image
+    stamped = found.stamp(case.holdout_images, TARGET)
+    assert (stamped == stamped[:1]).all()
 
 
 def test_stamp_is_the_papers_mixture():

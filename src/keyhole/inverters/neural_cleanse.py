@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -22,11 +22,10 @@ from tqdm import tqdm
 from keyhole.inverters import Inverter
 from keyhole.parameters import Count, Fraction, Natural, Positive
 from keyhole.training import device_of, forward_batch, logits
-from keyhole.types import Evidence, Inversion
+from keyhole.types import Evidence, Images, Inversion
 
 __all__ = ["NeuralCleanse"]
 
-SHOWN = 16  # triggered hold-out images per class
 RAISE = 1.5  # what multiplies a penalty after `patience` epochs of success; a fall divides by RAISE ** 1.5
 
 
@@ -53,11 +52,16 @@ class NeuralCleanse(Inverter):
         net = copy.deepcopy(evidence.net).eval().requires_grad_(False)
         masks, patterns, sizes = self._search(net, images, rng)
         anomaly = anomaly_index(sizes, masks[0].numel())
-        shown = stamp(images[:SHOWN].to(masks), masks[:, None], patterns).round().to(torch.uint8)
         home = images.device
-        return Inversion(shown.to(home), masks.to(home), anomaly.to(home), (anomaly > self.threshold).to(home))
 
-    def _search(self, net: nn.Module, images: UInt8[Tensor, "m c h w"], rng: Generator) -> tuple[Tensor, ...]:
+        def stamped(x: Images, target: int) -> Images:
+            one = slice(target, target + 1)
+            found = stamp(x.to(masks), masks[one, None], patterns[one])[0]
+            return found.round().to(x.device, torch.uint8)
+
+        return Inversion(masks.to(home), anomaly.to(home), (anomaly > self.threshold).to(home), stamped)
+
+    def _search(self, net: nn.Module, images: Images, rng: Generator) -> tuple[Tensor, ...]:
         device, shape = device_of(net), images.shape[1:]
         classes = logits(net, images[:1]).shape[1]
         raw = torch.randn(classes, 1 + shape[0], *shape[1:], generator=rng).to(device).requires_grad_()

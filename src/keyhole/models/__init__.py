@@ -46,10 +46,18 @@ class Classifier(nn.Module):
         return found
 
     def forward(self, images: Tensor) -> Float[Tensor, "n k"]:
+        return self.classify(self.feature_maps(images))
+
+    def feature_maps(self, images: Tensor) -> Float[Tensor, "n d h w"]:
+        """The last level before `penultimate` pools and flattens it."""
         x = self.normalize(images)
-        for stage in self.stages.values():
+        for stage in list(self.stages.values())[:-1]:
             x = stage(x)
-        return self.head(x)
+        return x
+
+    def classify(self, maps: Float[Tensor, "n d h w"]) -> Float[Tensor, "n k"]:
+        """Logits from feature maps: the rest of the network."""
+        return self.head(list(self.stages.values())[-1](maps))
 
     def fit_statistics(self, images: Images) -> None:
         """Set what an architecture derives from data before training; channel mean and std by default."""

@@ -19,9 +19,9 @@ from torch import Generator, Tensor, nn
 
 from keyhole.models import Classifier
 from keyhole.parameters import Fraction, Natural, Positive
-from keyhole.recipes import Recipe
 from keyhole.repairers import Repairer
-from keyhole.training import device_of, fit, latents
+from keyhole.training import device_of, latents
+from keyhole.tuning import divided, fine_tune
 from keyhole.types import Evidence
 
 __all__ = ["FinePruning"]
@@ -40,17 +40,12 @@ class FinePruning(Repairer):
         Raises:
             ValueError: the hold-out is too small to be divided.
         """
-        n = len(evidence.holdout_images)
-        judges = round(self.validation * n)
-        if not 0 < judges < n:
-            raise ValueError(f"expected some of the {n} hold-out images on each side of validation={self.validation:g}")
+        rank, judged = divided(evidence, self.validation, rng)
         net = cast(Classifier, copy.deepcopy(evidence.net))
         device = device_of(net)
-        order = torch.randperm(n, generator=rng).to(device)
         features = latents(net, evidence.holdout_images, ("penultimate",))["penultimate"].to(device)
         labels = evidence.holdout_labels.to(device)
-        dormant_first = features[order[judges:]].abs().mean(0).argsort(stable=True)
-        judged = order[:judges]
+        dormant_first = features[rank].abs().mean(0).argsort(stable=True)
         count = prunable(net.head, features[judged], labels[judged], dormant_first, self.tolerance)
         keep = torch.ones_like(features[0]).index_fill(0, dormant_first[:count], 0)
         with torch.no_grad():
@@ -61,18 +56,9 @@ class FinePruning(Repairer):
     def _tune(self, net: Classifier, evidence: Evidence, keep: Float[Tensor, " d"], rng: Generator) -> None:
         if not self.epochs:
             return
-        recipe = Recipe(
-            epochs=self.epochs,
-            batch_size=128,
-            optimizer="sgd",
-            learning_rate=self.learning_rate,
-            weight_decay=0.0,
-            schedule="steps",
-            flip=False,  # whether a mirrored image keeps its label is not part of the evidence
-        )
         # a silent input has no gradient, so the weights that were cut stay exactly zero
         handle = net.head.register_forward_pre_hook(lambda _, inputs: (inputs[0] * keep,))
-        fit(net, evidence.holdout_images, evidence.holdout_labels, recipe, rng)
+        fine_tune(net, evidence, self.epochs, self.learning_rate, rng)
         handle.remove()
 
 
