@@ -1,8 +1,10 @@
 rule invert:
     input:
         train=f"{DATA}/train.safetensors",
+        test=f"{DATA}/test.safetensors",
         holdout=f"{DATA}/holdout.safetensors",
         poisoned=f"{RUN}/poisoned.safetensors",
+        trigger=f"{VICTIM}/trigger.safetensors",
         model=f"{VICTIM}/model.safetensors",
     output:
         f"{VICTIM}/invert/{{inverter}}/inversion.safetensors",
@@ -12,7 +14,8 @@ rule invert:
         mem_mb=memory(4000),
         runtime=240,
     params:
+        attack=entry("attack"),
         inverter=entry("inverter"),
-        code=code("invert", "inverter", "model"),
+        code=code("invert", "attack", "inverter", "model"),
     script:
         "../workflow_scripts/invert.py"

@@ -2,6 +2,7 @@
 rule draw:
     input:
         train=f"{DATA}/train.safetensors",
+        holdout=f"{DATA}/holdout.safetensors",
         poisoned=f"{RUN}/poisoned.safetensors",
         trigger=f"{VICTIM}/trigger.safetensors",
         latents=f"{VICTIM}/latents.safetensors",
@@ -10,6 +11,7 @@ rule draw:
     output:
         preview=f"{VICTIM}/preview.png",
         latents=f"{VICTIM}/latents.png",
+        inversions=[f"{VICTIM}/inversions.png"] if GRID.labels("inverters") else [],
         triggers=made("invert", "inverters", "triggers.png"),
     log:
         f"{VICTIM}/draw.log",

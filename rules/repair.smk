@@ -22,6 +22,13 @@ rule defend:
         "../workflow_scripts/defend.py"
 
 
+def inversion_before(cell):
+    """The answer of the inverter that the repairer starts from; most start from the victim alone."""
+    inverter = GRID.inverter_before(cell["repairer"])
+    path = f"{VICTIM}/invert/{{inverter}}/inversion.safetensors"
+    return [] if inverter is None else path.format(**cell, inverter=inverter)
+
+
 rule repair:
     input:
         train=f"{DATA}/train.safetensors",
@@ -30,6 +37,7 @@ rule repair:
         poisoned=f"{RUN}/poisoned.safetensors",
         trigger=f"{VICTIM}/trigger.safetensors",
         model=f"{VICTIM}/model.safetensors",
+        inversion=inversion_before,
     output:
         model=f"{VICTIM}/repair/{{repairer}}/model.safetensors",
         predictions=f"{VICTIM}/repair/{{repairer}}/predictions.safetensors",
@@ -37,7 +45,7 @@ rule repair:
         f"{VICTIM}/repair/{{repairer}}/repair.log",
     resources:
         mem_mb=memory(4000),
-        runtime=120,
+        runtime=240,
     params:
         attack=entry("attack"),
         repairer=entry("repairer"),

@@ -3,6 +3,7 @@ TABLES = (
     "separability",
     "detection",
     "inversion",
+    "model_detection",
     "repair",
     "test_time",
 )
@@ -44,6 +45,7 @@ def galleries():
         files = [
             f"{VICTIM}/preview.png",
             f"{VICTIM}/latents.png",
+            *([f"{VICTIM}/inversions.png"] if GRID.labels("inverters") else []),
             *made("invert", "inverters", "triggers.png"),
         ]
         found[name] = [file.format(**vars(cell)) for file in files]

@@ -26,7 +26,7 @@ for path, (label, (entry, code)) in zip(
         continue
     detector, told = jobs.instantiate("detectors", entry, truth)
     stream = rng.stream("detect", cell["dataset"], cell["seed"], label)
-    outcome = jobs.attempt(detector.detect, evidence, stream)
+    outcome = jobs.attempt(detector.detect, jobs.limited(evidence, detector, entry), stream)
     artifacts.save(
         path,
         outcome.value or {},

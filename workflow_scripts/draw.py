@@ -1,5 +1,7 @@
 """A victim's pictures: what its attack does to images, its latents, the triggers that inverters found."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -34,7 +36,10 @@ raw = (card for card in found if card.get("level") == level and card.get("transf
 silhouette = next(raw, {}).get("silhouette")
 plots.plot_latents(maps, kinds[drawn], snakemake.output["latents"], f"{title}, {level}", silhouette or np.nan)
 
-for file, path in zip(given["inversions"], snakemake.output["triggers"], strict=True):
-    found = artifacts.load_arrays(file)
-    arrays = [found.get(name) for name in ("triggers", "masks", "anomaly", "flagged")]
-    plots.plot_triggers(*arrays, victim["target_classes"], path, title) if found else plots.plot_nothing(path, title)
+inversions = {Path(file).parent.name: artifacts.load_arrays(file) for file in given["inversions"]}
+for found, path in zip(inversions.values(), snakemake.output["triggers"], strict=True):
+    plots.plot_triggers(found, victim["target_classes"], path, title)
+for path in snakemake.output["inversions"]:
+    holdout = artifacts.load_tensors(given["holdout"], "images")["images"][:4]
+    stamped = attack.apply_trigger(holdout, rng.stream("preview"))
+    plots.plot_inversions(holdout.numpy(), stamped.numpy(), inversions, path, title)

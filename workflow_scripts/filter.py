@@ -17,6 +17,7 @@ asked = screening.draw(attack, test, classes, cell, count, stream)
 images, n = jobs.on_device(asked.images), len(asked.images)
 rest, reserved = screening.reserve(evidence, count, stream)
 
+rest = jobs.limited(rest, method, snakemake.params["filter"])
 outcome = jobs.attempt(method.screen, rest, torch.cat([images, reserved]), stream)
 tensors = {}
 if outcome.value is not None:

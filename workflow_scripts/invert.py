@@ -1,18 +1,17 @@
-"""Let an inverter look for triggers, and record what the victim answers to them."""
+"""Let an inverter look for triggers, and try what it recovered on test images."""
 
-import torch
-
-from keyhole import artifacts, jobs, rng, training
+from keyhole import artifacts, jobs, rng
+from keyhole.evaluation import inverted
 
 jobs.begin(snakemake)
 cell = snakemake.wildcards
 inverter, told = jobs.instantiate("inverters", snakemake.params["inverter"])
-evidence = jobs.evidence(snakemake.input)
+evidence = jobs.limited(jobs.evidence(snakemake.input), inverter, snakemake.params["inverter"])
 stream = rng.stream("invert", cell["dataset"], cell["seed"], cell["inverter"])
 outcome = jobs.attempt(inverter.invert, evidence, stream)
 tensors = {}
 if outcome.value is not None:
-    tensors = dict(vars(outcome.value))
-    answers = [training.predict(evidence.net, trigger) for trigger in outcome.value.triggers]
-    tensors["answers"] = torch.stack(answers)
+    attack = jobs.equipped_attack(snakemake.params["attack"], snakemake.input["trigger"])
+    test = artifacts.load_tensors(snakemake.input["test"])
+    tensors = inverted(outcome.value, evidence, attack, test, cell)
 artifacts.save(snakemake.output[0], tensors, {"told": told, **outcome.facts})

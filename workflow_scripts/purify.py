@@ -7,7 +7,7 @@ jobs.begin(snakemake)
 cell = snakemake.wildcards
 attack = jobs.equipped_attack(snakemake.params["attack"], snakemake.input["trigger"])
 purifier, told = jobs.instantiate("purifiers", snakemake.params["purifier"])
-evidence = jobs.evidence(snakemake.input)
+evidence = jobs.limited(jobs.evidence(snakemake.input), purifier, snakemake.params["purifier"])
 stream = rng.stream("purify", cell["dataset"], cell["seed"], cell["purifier"])
 test = artifacts.load_tensors(snakemake.input["test"])
 
@@ -16,5 +16,9 @@ def purify(images):
     return purifier.purify(evidence, jobs.on_device(images), stream)
 
 
-outcome = jobs.attempt(answers, evidence.net, attack, test, cell, purify)
+def judge(evidence):
+    return answers(evidence.net, attack, test, cell, purify)
+
+
+outcome = jobs.attempt(judge, evidence)
 artifacts.save(snakemake.output[0], outcome.value or {}, {"told": told, **outcome.facts})

@@ -6,5 +6,6 @@ jobs.begin(snakemake)
 cell = snakemake.wildcards
 repairer, told = jobs.instantiate("repairers", snakemake.params["repairer"])
 stream = rng.stream("repair", cell["dataset"], cell["seed"], cell["repairer"])
-outcome = jobs.attempt(repairer.repair, jobs.evidence(snakemake.input), stream)
+evidence = jobs.limited(jobs.evidence(snakemake.input), repairer, snakemake.params["repairer"])
+outcome = jobs.attempt(repairer.repair, evidence, stream)
 jobs.save_defended(snakemake, outcome.value, {"told": told, **outcome.facts})

@@ -95,14 +95,16 @@ def detector(
 
 
 def inverter(victim: Card, label: str, facts: Facts, found: Arrays) -> Card:
-    """An `Inversion`, with the victim's `answers` (k, m) to the recovered triggers."""
+    """What `keyhole.evaluation.inverted` kept of an inverter's answer."""
     card = _start(victim, "inverter", label, facts)
     if facts["status"] == "ok":
         targets = victim["target_classes"]  # none for a clean victim
         card |= metrics.inversion(found["anomaly"], found["flagged"], targets)
-        if targets:
-            answers = found["answers"][targets]
-            card |= metrics.reasr(answers.ravel(), np.repeat(targets, answers.shape[1]))
+        if targets and "answers" in found:
+            card |= metrics.reasr(found["answers"], found["probed"], targets)
+        if "true_mask" in found:
+            card |= metrics.recovered_patch(found["masks"][targets[0]], found["true_mask"])
+            card |= {name: float(found[name]) for name in ("feature_distance", "shift_cosine")}
     return {**card, "flags": checks.inversion_flags(card)}
 
 

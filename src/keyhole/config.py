@@ -176,17 +176,27 @@ def _entries(role: str, section: Any, where: str) -> dict[str, Entry]:
     if section is None:
         return {}
     section = _mapping(section, where, f"a mapping such as {{{next(iter(registry.names(role)), 'label')}: {{}}}}")
-    return {_label(label, f"{where}.{label}"): _entry(role, label, given, where) for label, given in section.items()}
+    labels = [_label(label, f"{where}.{label}") for label in section]
+    entries = [entry for label in labels for entry in _entry(role, label, section[label], where)]
+    for i, entry in enumerate(entries):
+        if entry.label in [other.label for other in entries[:i]]:
+            _fail(f"{where}.{entry.label}", "two entries have this label; choose another for one of them")
+    return {entry.label: entry for entry in entries}
 
 
-def _entry(role: str, label: str, given: Any, section: str) -> Entry:
+def _entry(role: str, label: str, given: Any, section: str) -> list[Entry]:
+    """One entry; of a defense that is to meet hold-outs of several sizes, one for each."""
     where = f"{section}.{label}"
     given = {} if given is None else _mapping(given, where, "parameters such as {method: ...} or {}")
     method = given.pop("method", label)
     if not isinstance(method, str):
         _fail(f"{where}.method", f"expected a name among {', '.join(registry.names(role))}, got {_show(method)}")
+    size = given.pop("holdout", None) if role in DEFENSES else None
     registry.check(role, method, given, where)
-    return Entry(label, method, given)
+    if isinstance(size, list | tuple):
+        sizes = _list(size, f"{where}.holdout", _count, "[500, 2500]")
+        return [Entry(f"{label}_{n}", method, given, holdout=n) for n in sizes]
+    return [Entry(label, method, given, holdout=None if size is None else _count(size, f"{where}.holdout"))]
 
 
 def _datasets(section: Any) -> dict[str, Entry]:

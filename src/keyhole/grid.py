@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from typing import Any, Literal, NoReturn
@@ -24,14 +24,16 @@ class Entry:
     method: str
     parameters: dict[str, Any]
     by_dataset: dict[str, dict[str, Any]] = field(default_factory=dict)  # data set -> parameters that differ there
+    holdout: int | None = None  # of the hold-out, how many images a defense gets; None = all
 
     def for_dataset(self, dataset: str) -> "Entry":
-        return Entry(self.label, self.method, {**self.parameters, **self.by_dataset.get(dataset, {})})
+        return replace(self, parameters={**self.parameters, **self.by_dataset.get(dataset, {})}, by_dataset={})
 
     @property
     def canonical(self) -> str:
         """Method and parameters as text, the same for any order of keys."""
-        return json.dumps({"method": self.method, "parameters": self.parameters}, sort_keys=True)
+        described = {"method": self.method, "parameters": self.parameters}
+        return json.dumps(described | ({"holdout": self.holdout} if self.holdout else {}), sort_keys=True)
 
 
 @dataclass(frozen=True, order=True)
@@ -115,6 +117,11 @@ class Grid:
         """A method with its parameters, those for a data set where one is named."""
         return self.entries[role][label].for_dataset(dataset)
 
+    def inverter_before(self, repairer: str) -> str | None:
+        """The inverter whose answer a repairer starts from; None for most."""
+        entry = self.entries["repairers"][repairer]
+        return registry.evaluate("repairers", entry.method, entry.parameters, "inverter")
+
     def cells(self) -> list[Cell]:
         """All victims to train."""
         return [cell for cell in self._product() if not self._why(cell)]
@@ -153,6 +160,7 @@ def check_possible(grid: Grid) -> None:
     """
     _check_skips(grid)
     _check_holdout(grid)
+    _check_chains(grid)
     for dataset in grid.labels("data"):
         _check_dataset(grid, dataset)
 
@@ -172,10 +180,28 @@ def _check_skips(grid: Grid) -> None:
 def _check_holdout(grid: Grid) -> None:
     for role in DEFENSES:
         for label, entry in grid.entries[role].items():
-            if not grid.holdout.size and "holdout" in registry.classvars(role, entry.method)["told"]:
+            needed = "holdout" in registry.classvars(role, entry.method)["told"]
+            if needed and not grid.holdout.size:
                 _fail(
                     "holdout", f"expected a number >= 1, such as 2000, since {role}.{label} needs clean images, got 0"
                 )
+            if entry.holdout and not needed:
+                _fail(f"{role}.{label}.holdout", f"{entry.method} does not look at clean images; take the key out")
+            if (entry.holdout or 0) > grid.holdout.size:
+                _fail(
+                    f"{role}.{label}.holdout",
+                    f"expected at most the {grid.holdout.size} images of `holdout`, got {entry.holdout}",
+                )
+
+
+def _check_chains(grid: Grid) -> None:
+    for label in grid.labels("repairers"):
+        wanted, known = grid.inverter_before(label), grid.labels("inverters")
+        if wanted is not None and wanted not in known:
+            _fail(
+                f"repairers.{label}.inverter",
+                f"unknown inverter {wanted!r}{registry.suggestion(wanted, known)}; it has to stand under inverters",
+            )
 
 
 def _check_dataset(grid: Grid, label: str) -> None:

@@ -6,7 +6,7 @@ import logging
 import resource
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from keyhole.attacks import Attack
 from keyhole.evaluation import answers
 from keyhole.models import Classifier
 from keyhole.parameters import ORACLE, told_by_oracle
+from keyhole.passes import counted
 from keyhole.provenance import origin
 from keyhole.recipes import Recipe
-from keyhole.types import Evidence, Images, Labels, Poisoned
+from keyhole.types import Evidence, Images, Labels, Poisoned, Recovered
 
 __all__ = [
     "Outcome",
@@ -29,6 +30,7 @@ __all__ = [
     "equipped_attack",
     "evidence",
     "instantiate",
+    "limited",
     "load_net",
     "on_device",
     "save_net",
@@ -102,7 +104,7 @@ def received(train: str | Path, poisoned: str | Path) -> tuple[Images, Labels]:
 
 
 def evidence(inputs: Any) -> Evidence:
-    """What a defender may look at, from a job's `train`, `poisoned`, `holdout`, `model` and perhaps `latents`."""
+    """What a defender may look at, from a job's `train`, `poisoned`, `holdout`, `model`, `latents`, `inversion`."""
     images, labels = received(inputs["train"], inputs["poisoned"])
     holdout = artifacts.load_tensors(inputs["holdout"])
     latents = artifacts.load_tensors(inputs["latents"]) if "latents" in inputs.keys() else {}  # noqa: SIM118
@@ -113,7 +115,24 @@ def evidence(inputs: Any) -> Evidence:
         latents={level: on_device(x) for level, x in latents.items()},
         holdout_images=on_device(holdout["images"]),
         holdout_labels=on_device(holdout["labels"]),
+        recovered=_recovered(inputs["inversion"]) if "inversion" in inputs.keys() and inputs["inversion"] else None,  # noqa: SIM118
     )
+
+
+def _recovered(path: str) -> Recovered | None:
+    """What an inverter found; None where it failed or recovers no trigger."""
+    found = artifacts.load_tensors(path)
+    if "stamped" not in found:
+        return None
+    target = int(found["anomaly"].argmax())
+    return Recovered(on_device(found["stamped"]), target, bool(found["flagged"][target]))
+
+
+def limited(evidence: Evidence, method: Any, entry: str) -> Evidence:
+    """The evidence with as much of the hold-out as a defense's entry says; none if it claims to need none."""
+    size = json.loads(entry).get("holdout") if "holdout" in method.told else 0
+    kept = slice(None if size is None else size)
+    return replace(evidence, holdout_images=evidence.holdout_images[kept], holdout_labels=evidence.holdout_labels[kept])
 
 
 def save_defended(snakemake: Any, net: Classifier | None, facts: Mapping[str, Any]) -> None:
@@ -141,10 +160,11 @@ def attempt(call: Callable[..., Any], *arguments: Any) -> Outcome:
 
     Running out of memory is raised: the scheduler may try again with more.
     """
+    seen = [each for each in arguments if isinstance(each, Evidence)]
     wall, cpu = time.perf_counter(), time.process_time()
-    value, status, reason = None, "ok", ""
+    value, status, reason, cost = None, "ok", "", {}
     try:
-        value = call(*arguments)
+        value, cost = _counted(call, arguments, seen[0]) if seen else (call(*arguments), {})
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
@@ -155,7 +175,16 @@ def attempt(call: Callable[..., Any], *arguments: Any) -> Outcome:
         "reason": reason,
         "seconds": round(time.perf_counter() - wall, 3),
         "cpu_seconds": round(time.process_time() - cpu, 3),
+        **cost,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         **origin(),
     }
     return Outcome(value, facts)
+
+
+def _counted(call: Callable[..., Any], arguments: tuple[Any, ...], evidence: Evidence) -> tuple[Any, dict[str, int]]:
+    """What the call returns, the clean images that it had, and the images that it sent through the victim."""
+    with counted(evidence.net) as passes:
+        value = call(*arguments)
+    cost = {"holdout_size": len(evidence.holdout_images)}
+    return value, cost | {"forwards": passes.forwards, "backwards": passes.backwards}

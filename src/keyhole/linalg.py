@@ -1,14 +1,26 @@
 """What several detectors share: the latents of each class, their principal axes, their highest scores."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor
 
-from keyhole.types import Evidence, Labels, Rows
+from keyhole import training
+from keyhole.types import Evidence, Labels, Rows, Suspicion
 
-__all__ = ["classes", "halves", "highest", "level_latents", "margin", "principal_axes", "range_of"]
+__all__ = [
+    "Centered",
+    "classes",
+    "far_from_clean",
+    "halves",
+    "highest",
+    "level_latents",
+    "margin",
+    "principal_axes",
+    "range_of",
+]
 
 
 def level_latents(evidence: Evidence, level: str) -> Float[Tensor, "n d"]:
@@ -41,6 +53,51 @@ def halves(labels: Labels, rng: Generator) -> tuple[Int64[Tensor, " first"], Int
     ranks = torch.arange(len(labels), device=labels.device)
     first = (ranks - torch.searchsorted(labels[order], labels[order])) % 2 == 0
     return order[first], order[~first]
+
+
+Centered = Float[Tensor, "c d"]  # latents of one label around their class's clean mean, float64
+
+
+def far_from_clean(
+    evidence: Evidence,
+    level: str,
+    fpr: float,
+    fit: Callable[[dict[int, Centered]], Callable[[int, Centered], Float[Tensor, " c"]]],
+    rng: Generator,
+) -> Suspicion:
+    """Training rows by their distance from the clean rows of their label.
+
+    Half of the hold-out gives each class its mean and `fit` its centered rows by label; `fit` returns the distance of
+    centered rows of a label. The other half's distances set the threshold, since those of the first are too small. A
+    label without hold-out rows has the median of its training rows as mean.
+
+    Raises:
+        ValueError: the hold-out has no class with two images.
+    """
+    latents = level_latents(evidence, level)
+    clean_labels = evidence.holdout_labels.to(latents.device)
+    first, second = halves(clean_labels, rng)
+    if len(second) == 0:
+        raise ValueError(
+            f"expected two hold-out images of a class (config key `holdout`), got {len(first)} of different classes"
+        )
+    clean = training.latents(copy.deepcopy(evidence.net), evidence.holdout_images, (level,))[level].to(latents)
+    means, within = {}, {}
+    for rows, x in classes(clean[first], clean_labels[first]):
+        label = int(clean_labels[first[rows[0]]])
+        means[label], within[label] = x.mean(0), x - x.mean(0)
+    distance = fit(within)
+
+    def distances(x: Float[Tensor, "n d"], labels: Labels) -> Float[Tensor, " n"]:
+        found = torch.zeros(len(x), device=x.device)
+        for rows, own in classes(x, labels):
+            label = int(labels[int(rows[0])])
+            mean = means[label] if label in means else own.median(0).values
+            found[rows] = distance(label, own - mean).float()
+        return found
+
+    scores = distances(latents, evidence.labels)
+    return Suspicion(scores, scores > distances(clean[second], clean_labels[second]).quantile(1 - fpr))
 
 
 def principal_axes(x: Float[Tensor, "c d"], count: int) -> Float[Tensor, "d r"]:

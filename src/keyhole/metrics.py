@@ -10,21 +10,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from keyhole.statistics import average
+
 Columns = dict[str, int | float]
 
 NAN = float("nan")
+PATCH = 0.25  # of the image: a trigger on more of it is no patch, and masks are not compared with it
 ROUNDING = 1e-9  # so that .95 - .92 is not more than .03
 
 
 def _mean(hits: Bool[np.ndarray, " n"]) -> float:
     """The share of hits; NaN among none."""
     return float(hits.mean()) if hits.size else NAN
-
-
-def average(values: Sequence[float]) -> float:
-    """The mean of the values that are defined; NaN among none."""
-    defined = [value for value in values if not np.isnan(value)]
-    return float(np.mean(defined)) if defined else NAN
 
 
 # Attacks
@@ -272,9 +269,18 @@ def inversion(anomaly: Float[np.ndarray, " k"], flagged: Bool[np.ndarray, " k"],
     }
 
 
-def reasr(predictions: Int[np.ndarray, " r"], wanted: Int[np.ndarray, " r"]) -> Columns:
-    """ASR of the recovered trigger on eligible images (the name is ABS's, Liu et al. 2019)."""
-    return {"REASR": _mean(predictions == wanted)}
+def reasr(predictions: Int[np.ndarray, "k p"], labels: Int[np.ndarray, " p"], targets: Sequence[int]) -> Columns:
+    """ASR of the triggers recovered for the target classes, on images of other classes (the name is ABS's, Liu et al.
+    2019); `predictions` are made on images with each class's trigger."""
+    return {"REASR": _mean(np.concatenate([predictions[k][labels != k] == k for k in targets]))}
+
+
+def recovered_patch(mask: Float[np.ndarray, "h w"], true_mask: Bool[np.ndarray, "h w"]) -> Columns:
+    """How near the recovered mask comes to a patch; no columns where the true trigger covers more of the image, or the
+    method has no mask."""
+    if true_mask.mean() > PATCH or (mask == 1).all():
+        return {}
+    return mask_iou(mask, true_mask) | l1_ratio(mask, true_mask)
 
 
 def mask_iou(mask: Float[np.ndarray, "h w"], true_mask: Bool[np.ndarray, "h w"]) -> Columns:

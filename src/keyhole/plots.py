@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from keyhole import artifacts
 
 __all__ = ["BLUE", "KINDS", "ORANGE", "latent_map", "nothing", "plot_latents", "plot_nothing", "plot_preview"]
-__all__ += ["plot_triggers", "sample_kinds", "save"]
+__all__ += ["plot_inversions", "plot_triggers", "sample_kinds", "save"]
 
 Kinds = Shaped[np.ndarray, " n"]  # "clean", "cover" or "payload", row by row
 
@@ -156,20 +156,17 @@ def _show(panel: Axes, image: Shaped[np.ndarray, "c h w"]) -> None:
     panel.spines[:].set_visible(False)
 
 
-def plot_triggers(
-    triggers: UInt8[np.ndarray, "k m c h w"],
-    masks: Float[np.ndarray, "k h w"],
-    anomaly: Float[np.ndarray, " k"],
-    flagged: Bool[np.ndarray, " k"],
-    targets: Sequence[int],
-    path: str | Path,
-    title: str,
-) -> None:
+def plot_triggers(found: Mapping[str, np.ndarray], targets: Sequence[int], path: str | Path, title: str) -> None:
     """Of each class an image with the recovered trigger, its mask and its anomaly; of many, the most anomalous.
 
     Args:
+        found: what `keyhole.evaluation.inverted` kept; a method that failed, or recovers no trigger, has no `triggers`.
         targets: the true ones, framed in blue; none for a clean model.
     """
+    if "triggers" not in found:
+        plot_nothing(path, title)
+        return
+    triggers, masks, anomaly, flagged = (found[name] for name in ("triggers", "masks", "anomaly", "flagged"))
     classes = _classes_shown(anomaly, targets)
     width, blocks = min(COLUMNS, len(classes)), -(-len(classes) // COLUMNS)
     figure = Figure(figsize=(max(1.15 * width, 5) + 0.5, 2.75 * blocks + 0.9), layout="constrained")
@@ -178,7 +175,7 @@ def plot_triggers(
         panel.set_axis_off()
     for i, k in enumerate(classes):
         image, mask = axes[2 * (i // width), i % width], axes[2 * (i // width) + 1, i % width]
-        for panel, pixels in ((image, triggers[k, 0]), (mask, 255 * masks[k][None])):
+        for panel, pixels in ((image, triggers[k]), (mask, 255 * masks[k][None])):
             panel.set_axis_on()
             _show(panel, pixels)
         color = ORANGE if flagged[k] else "black"
@@ -198,6 +195,36 @@ def plot_triggers(
         fontsize=8,
     )
     figure.suptitle(f"{title}\nnumber: anomaly{some}", fontsize=10)
+    save(figure, path)
+
+
+def plot_inversions(
+    clean: UInt8[np.ndarray, "n c h w"],
+    triggered: UInt8[np.ndarray, "n c h w"],
+    inversions: Mapping[str, Mapping[str, np.ndarray]],
+    path: str | Path,
+    title: str,
+) -> None:
+    """The same hold-out images clean, with the true trigger and with the recovered ones, each beside what it changes.
+
+    Args:
+        clean: the first hold-out images.
+        inversions: inverter -> what `keyhole.evaluation.inverted` kept; those without a trigger have no row.
+    """
+    rows = {"clean": clean, "true trigger": triggered}
+    for label, found in inversions.items():
+        if "stamped" in found:
+            most = int(found["anomaly"].argmax())
+            verdict = "flagged" if found["flagged"][most] else "not flagged"
+            rows[f"{label}\nclass {most}, {verdict}"] = found["stamped"][: len(clean)]
+    figure = Figure(figsize=(2.2 * len(clean) + 1.8, 1.1 * len(rows) + 0.8), layout="constrained")
+    axes = figure.subplots(len(rows), 2, squeeze=False)
+    for (image, change), (name, images) in zip(axes, rows.items(), strict=True):
+        _show(image, _strip(images))
+        image.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+        _show(change, _strip(_difference(images, clean)))
+    axes[0, 1].set_title(f"change, × {AMPLIFIED}", fontsize=9)
+    figure.suptitle(title, fontsize=11)
     save(figure, path)
 
 

@@ -15,13 +15,25 @@ __all__ = ["HOW_TO_READ", "TITLES", "YES_NO", "Section", "latex", "markdown", "p
 
 YES_NO = {"found", "top1", "any_flagged", "success_10", "success_20"}  # a t interval of 0, 0, 0 would say ± 0
 PLAIN = {"false_alarms", "anomaly_max", "removed", "seconds"}
-FRACTION = ("AUROC", "AUPRC", "DER", "RIR", "distance_auroc", *METRICS)  # the others are percent
+COUNTS = {"holdout_size", "forwards", "backwards"}
+FRACTION = (
+    "AUROC",
+    "AUPRC",
+    "DER",
+    "RIR",
+    "distance_auroc",
+    "model_AUROC",
+    "feature_distance",
+    "shift_cosine",
+    *METRICS,
+)  # the others are percent
 
 TITLES = {
     "attacks": "Attacks",
     "separability": "How far the payload stands apart in the target class",
     "detection": "Detection of payload rows in the training set",
     "inversion": "Trigger inversion",
+    "model_detection": "Inverters as tests of a model",
     "repair": "Repair",
     "test_time": "Test-time defenses",
 }
@@ -34,7 +46,8 @@ HOW_TO_READ = (
 
 _CELL = ("attack", "poison_rate")
 _DEFENSE = (*_CELL, "defense", "told", "target_share")
-_DEFENDED = (*_DEFENSE, "CA", "ASR", "RA", "DER", "success_20")
+_DEFENDED = (*_DEFENSE, "CA", "CA_target", "ASR", "RA", "DER", "RIR", "success_20", "holdout_size", "seconds")
+_COST = ("holdout_size", "forwards", "backwards", "seconds")
 # table -> its groups of rows: title, roles, columns
 SHOWN: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]] = {
     "attacks": (
@@ -95,7 +108,31 @@ SHOWN: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]] = {
             ),
         ),
     ),
-    "inversion": (("", ("inverter",), (*_DEFENSE, "found", "top1", "any_flagged", "false_alarms", "REASR")),),
+    "inversion": (
+        (
+            "",
+            ("inverter",),
+            (
+                *_DEFENSE,
+                "found",
+                "top1",
+                "any_flagged",
+                "false_alarms",
+                "REASR",
+                "mask_IoU",
+                "feature_distance",
+                "shift_cosine",
+                *_COST,
+            ),
+        ),
+    ),
+    "model_detection": (
+        (
+            "",
+            ("inverter",),
+            (*_CELL, "defense", "told", "detected", "target_named", "false_alarms_clean", "model_AUROC", *_COST),
+        ),
+    ),
     "repair": (("", ("none", "retraining", "repairer", "trainer"), _DEFENDED),),
     "test_time": (
         (
@@ -130,6 +167,15 @@ HEADERS = {
     "any_flagged": "any flagged",
     "false_alarms": "false alarms",
     "success_20": "ASR ≤ 20",
+    "CA_target": "CA of target",
+    "detected": "poisoned detected",
+    "target_named": "target named",
+    "false_alarms_clean": "clean flagged",
+    "model_AUROC": "model AUROC",
+    "holdout_size": "hold-out",
+    "mask_IoU": "mask IoU",
+    "feature_distance": "feature distance",
+    "shift_cosine": "shift cosine",
     "TPR_successful": "TPR of successful",
 }
 TEXT = ("attack", "defense", "told", "controls", "level", "transform")
@@ -177,7 +223,7 @@ def _cell(row: Series, column: str) -> str:
     if column in TEXT:
         return str(row[column])
     if column == "poison_rate":
-        return f"{100 * row[column]:g}"
+        return "" if pd.isna(row[column]) else f"{100 * row[column]:g}"
     if column == "retrained":
         return str(row[column])
     text = _number(row, column) + _interval(row, column)
@@ -197,19 +243,22 @@ def _number(row: Series, column: str) -> str:
 
 
 def _interval(row: Series, column: str) -> str:
-    half_width = row.get(f"{column}_interval")
+    half_width, low = row.get(f"{column}_interval"), row.get(f"{column}_low")
     scale, digits = _unit(column)
+    if low is not None and not pd.isna(low):
+        return f" ({scale * low:.{digits}f} to {scale * row[f'{column}_high']:.{digits}f})"
     return "" if pd.isna(half_width) else f" ± {scale * half_width:.{digits}f}"
 
 
 def _unit(column: str) -> tuple[int, int]:
     """The factor by which a column's numbers are multiplied, and their decimals."""
-    if column in PLAIN:
-        return 1, 1
+    if column in PLAIN | COUNTS:
+        return 1, int(column in PLAIN)
     return (1, 3) if column.startswith(FRACTION) else (100, 1)
 
 
 def _runs(row: Series) -> str:
+    """Of a victim or a defense, the judged runs and all."""
     return f"{row['judged']}/{row['seeds']}"
 
 

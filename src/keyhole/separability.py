@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from keyhole.statistics import average
 from keyhole.two_groups import METRICS, SCALE_FREE, Groups, auroc, plain_silhouette, shrunk_covariance, spread
 
 __all__ = ["COLUMNS", "TRANSFORMS", "by_level", "separability"]
@@ -49,15 +50,9 @@ def by_level(
             found.append(separability(x[own], is_payload[own], x[other], rng_seed))
         for of_space in zip(*found, strict=True):
             names = [name for name in of_space[0] if name != "transform"]
-            means = {name: _mean([row[name] for row in of_space]) for name in names}
+            means = {name: average([row[name] for row in of_space]) for name in names}  # labels with enough payload
             rows.append({"level": level, "transform": of_space[0]["transform"], **means})
     return rows
-
-
-def _mean(values: list[float]) -> float:
-    """Over the labels with enough payload to tell."""
-    defined = [value for value in values if not np.isnan(value)]
-    return float(np.mean(defined)) if defined else NAN
 
 
 def separability(

@@ -1,6 +1,6 @@
 """What a table says across seeds and between defenses; a seed's victim is the unit."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,12 @@ class Difference(NamedTuple):
     half_width: float  # of the mean's t interval
     p: float  # Wilcoxon signed-rank, two-sided
     n: int
+
+
+def average(values: Sequence[float]) -> float:
+    """The mean of the values that are defined; NaN among none."""
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else NAN
 
 
 def mean_interval(values: Iterable[float], level: float = 0.95) -> Interval:

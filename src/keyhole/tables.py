@@ -18,6 +18,7 @@ from pandas import DataFrame, Series
 
 from keyhole import artifacts, metrics, rendering
 from keyhole.checks import EXCLUDING, FLAGS
+from keyhole.model_detection import COLUMNS, model_detection
 from keyhole.separability import COLUMNS as SEPARABILITY
 
 __all__ = ["KEY", "LAYOUTS", "Layout", "captions", "collect", "frame", "main_table", "tabulate", "write"]
@@ -27,6 +28,7 @@ Skipped = Sequence[tuple[Mapping[str, Any], str]]  # fields of the cells left ou
 CELL = ["dataset", "model", "attack", "poison_rate", "seed"]
 KEY = ["dataset", "model", "attack", "poison_rate", "role", "defense", "told"]
 CONTROLS = ("no_defense", "random_removal", "perfect_removal")
+COST = ("holdout_size", "forwards", "backwards")
 DIGITS = 6  # in CSV files
 
 _DECIDED = ("TPR", "FPR", "precision", "F1")
@@ -35,6 +37,7 @@ _BUDGETS = ("TPR_at_1%", "FPR_at_1%", "TPR_at_5%", "FPR_at_5%")
 _ANSWERS = ("CA", "ASR", "RA")
 _MODEL = ("CA", "CA_target", "CA_worst", "ASR", "ASR_cc", "RA", "leakage")
 _DEFENDED = (*_MODEL, "DER", "RIR", "CA_drop", "ASR_drop", "success_10", "success_20")
+_INVERTED = ("found", "top1", "any_flagged", "false_alarms", "anomaly_max", "REASR")
 _SUCCESSFUL = ("TPR", "precision", "F1", "AUROC", "TPR_at_1%", "TPR_at_5%")
 
 
@@ -60,12 +63,13 @@ LAYOUTS = {
         (*_DECIDED, "cover_flagged", *_RANKED, "TPR_at_0.1%", "FPR_at_0.1%", *_BUDGETS),
         ("prevalence", "removed"),
     ),
-    "inversion": Layout(("inverter",), ("found", "top1", "any_flagged", "false_alarms", "anomaly_max", "REASR")),
-    "repair": Layout(("none", "retraining", "repairer", "trainer"), _DEFENDED),
+    "inversion": Layout(("inverter",), (*_INVERTED, "mask_IoU", "l1_ratio", "feature_distance", "shift_cosine"), COST),
+    "model_detection": Layout(("inverter",), COLUMNS),
+    "repair": Layout(("none", "retraining", "repairer", "trainer"), _DEFENDED, COST),
     "test_time": Layout(
         ("none", "filter", "purifier"),
         (*_DECIDED, "AUROC", *_BUDGETS, *(f"{name}_successful" for name in _SUCCESSFUL), *_DEFENDED),
-        ("screened_clean", "screened_triggered"),
+        ("screened_clean", "screened_triggered", *COST),
     ),
 }
 
@@ -117,6 +121,9 @@ def tabulate(cards: DataFrame) -> dict[str, DataFrame]:
     for name, layout in LAYOUTS.items():
         own, everyone = (levels, True) if name == "attacks" else ((), name == "separability")
         runs, keys = _runs(cards, name), [*KEY, *layout.keys]
+        if name == "model_detection":
+            tables[name] = model_detection(runs, keys)
+            continue
         tables[name] = _aggregate(runs, layout.metrics + own, layout.facts, everyone, keys)
     tables["detection"] = _with_retrained(tables["detection"], cards)
     return {name: _in_order(table, cards).round(DIGITS) for name, table in tables.items()}

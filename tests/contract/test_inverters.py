@@ -9,6 +9,9 @@ from keyhole import registry
 from keyhole.rng import stream
 from keyhole.types import Inversion
 
+# shorter searches, where the defaults take seconds on the tiny evidence
+QUICK = {"mm_bd": {"steps": 30}, "pixel": {"epochs": 30}, "thtp": {"rounds": 2, "epochs": 4}}
+
 
 def tensors(inversion, images):
     """Everything in an answer, with the images as they are stamped for the last class."""
@@ -19,7 +22,7 @@ def tensors(inversion, images):
 
 @pytest.fixture(scope="module", params=registry.names("inverters"))
 def method(request):
-    return registry.load("inverters", request.param)
+    return registry.load("inverters", request.param, QUICK.get(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +72,12 @@ def test_same_stream_gives_the_same_bytes(method, evidence, inversion, incoming)
     assert all(torch.equal(value, again[name]) for name, value in tensors(inversion, incoming).items())
 
 
-def test_no_hold_out_is_a_clear_error(method, evidence):
+def test_no_hold_out_is_a_clear_error_or_changes_nothing(method, evidence, inversion):
     empty = dataclasses.replace(
         evidence, holdout_images=evidence.holdout_images[:0], holdout_labels=evidence.holdout_labels[:0]
     )
-    with pytest.raises(ValueError, match="hold-out"):
-        method.invert(empty, stream("invert"))
+    if "holdout" in method.told:
+        with pytest.raises(ValueError, match="hold-out"):
+            method.invert(empty, stream("invert"))
+    else:
+        assert torch.equal(method.invert(empty, stream("invert")).anomaly, inversion.anomaly)

@@ -1,6 +1,7 @@
 """What a configuration may say, and the one line that answers anything else."""
 
 import copy
+import json
 import re
 import shutil
 import subprocess
@@ -386,3 +387,49 @@ def test_loading_imports_no_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+FINE_PRUNING = {"method": "fine_pruning"}
+
+# Defenses that meet smaller hold-outs, or follow one another
+
+
+def test_a_defense_may_meet_hold_outs_of_several_sizes() -> None:
+    grid = config.load(changed(repairers={"fine_pruning": {"holdout": [100, 500], "epochs": 0}, "whole": FINE_PRUNING}))
+    assert grid.labels("repairers") == ("fine_pruning_100", "fine_pruning_500", "whole")
+    assert grid.entry("repairers", "fine_pruning_100", "digits").holdout == 100
+    assert json.loads(grid.entry("repairers", "fine_pruning_500").canonical) == {
+        "holdout": 500,
+        "method": "fine_pruning",
+        "parameters": {"epochs": 0},
+    }
+    assert "holdout" not in json.loads(grid.entry("repairers", "whole").canonical)
+
+
+def test_a_defense_may_meet_one_smaller_hold_out() -> None:
+    grid = config.load(changed(repairers={"fine_pruning": {"holdout": 100}}))
+    assert grid.entry("repairers", "fine_pruning").holdout == 100
+
+
+@pytest.mark.parametrize(
+    ("section", "where", "hint"),
+    [
+        ({"repairers": {"fine_pruning": {"holdout": 2001}}}, "repairers.fine_pruning.holdout", "at most the 2000"),
+        ({"repairers": {"fine_pruning": {"holdout": 0}}}, "repairers.fine_pruning.holdout", ">= 1"),
+        ({"repairers": {"fine_pruning": {"holdout": [5, 5]}}}, "repairers.fine_pruning.holdout[1]", "twice"),
+        (
+            {"detectors": {"spectral_signatures": {"holdout": 5}}},
+            "detectors.spectral_signatures.holdout",
+            "take the key",
+        ),
+        (
+            {"repairers": {"a": {**FINE_PRUNING, "holdout": [1]}, "a_1": FINE_PRUNING}},
+            "repairers.a_1",
+            "two entries",
+        ),
+    ],
+)
+def test_hold_outs_that_make_no_sense_are_refused(section: dict, where: str, hint: str) -> None:
+    with pytest.raises(config.ConfigError, match=re.escape(where)) as error:
+        config.load(changed(**section))
+    assert hint in str(error.value)

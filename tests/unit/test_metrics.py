@@ -65,7 +65,21 @@ def test_asr_follows_a_label_wanted_row_by_row():
 
 def test_natural_and_reasr_are_shares_of_wanted_answers():
     assert metrics.natural(ints(0, 0, 1, 2), ints(0, 0, 0, 0)) == {"ASR_natural": 0.5}
-    assert metrics.reasr(ints(0, 1, 1, 2), ints(0, 0, 0, 0)) == {"REASR": 0.25}
+    answers = np.array([[0, 0, 1, 0], [1, 1, 1, 2], [2, 2, 2, 2]])
+    labels = ints(0, 1, 2, 2)
+    assert metrics.reasr(answers, labels, [0]) == {"REASR": pytest.approx(2 / 3)}  # the first image is of class 0
+    assert metrics.reasr(answers, labels, [0, 1]) == {"REASR": pytest.approx(4 / 6)}
+
+
+def test_only_patches_are_compared_with_masks():
+    true = np.zeros((4, 4), bool)
+    true[:2, :2] = True
+    mask = np.where(true, 1.0, 0.0)
+    mask[3, 3] = 0.6
+    assert metrics.recovered_patch(mask, true) == {"mask_IoU": 0.8, "l1_ratio": pytest.approx(1.15)}
+    assert metrics.recovered_patch(np.ones((4, 4)), true) == {}
+    true[2] = True
+    assert metrics.recovered_patch(mask, true) == {}
     assert undefined(metrics.natural(NONE, NONE)) == {"ASR_natural"}
 
 

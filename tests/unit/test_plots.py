@@ -100,10 +100,33 @@ def test_differences_are_amplified_without_wrapping_around():
 @pytest.mark.parametrize(("classes", "targets"), [(10, [3]), (43, [40]), (2, [])])
 def test_recovered_triggers_are_drawn(classes, targets, tmp_path):
     rng = np.random.default_rng(0)
-    triggers = rng.integers(0, 256, (classes, 2, 3, 8, 8)).astype(np.uint8)
-    masks, anomaly = rng.random((classes, 8, 8)), np.linspace(3, 0, classes)
-    plots.plot_triggers(triggers, masks, anomaly, anomaly > 2.5, targets, tmp_path / "triggers.png", "title")
+    found = {
+        "triggers": rng.integers(0, 256, (classes, 3, 8, 8)).astype(np.uint8),
+        "masks": rng.random((classes, 8, 8)),
+    }
+    found |= {"anomaly": np.linspace(3, 0, classes), "flagged": np.linspace(3, 0, classes) > 2.5}
+    plots.plot_triggers(found, targets, tmp_path / "triggers.png", "title")
     assert is_drawn(tmp_path / "triggers.png")
+
+
+def test_an_inverter_without_triggers_gets_a_picture_that_says_so(tmp_path):
+    plots.plot_triggers({"anomaly": np.zeros(3)}, [1], tmp_path / "triggers.png", "title")
+    assert is_drawn(tmp_path / "triggers.png")
+
+
+def test_inversions_have_a_row_for_each_inverter_that_recovered_a_trigger(tmp_path, monkeypatch):
+    clean = np.random.default_rng(0).integers(0, 256, (4, 3, 12, 12)).astype(np.uint8)
+    found = {
+        "stamped": np.repeat(clean, 3, axis=0),
+        "anomaly": np.array([0.0, 2.0]),
+        "flagged": np.array([False, True]),
+    }
+    inversions = {"neural_cleanse": found, "mm_bd": {"anomaly": np.zeros(2)}, "failed": {}}
+    drawn = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
+    plots.plot_inversions(clean, clean, inversions, tmp_path / "inversions.png", "title")
+    rows = [panel.get_ylabel() for panel in drawn[0].axes if panel.get_ylabel()]
+    assert rows == ["clean", "true trigger", "neural_cleanse\nclass 1, flagged"]
 
 
 def test_of_many_classes_the_target_is_always_shown():

@@ -9,7 +9,7 @@ rows has the median of its training rows as mean.
 Checked against: sklearn.covariance.LedoitWolf.
 """
 
-import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,11 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from keyhole import training
 from keyhole.detectors import Detector
-from keyhole.linalg import classes, halves, level_latents, range_of
+from keyhole.linalg import Centered, far_from_clean, range_of
 from keyhole.parameters import Fraction
-from keyhole.types import Evidence, Labels, Suspicion, Told
+from keyhole.types import Evidence, Suspicion, Told
 
 __all__ = ["Mahalanobis"]
 
@@ -39,32 +38,12 @@ class Mahalanobis(Detector):
         Raises:
             ValueError: the hold-out has no class with two images.
         """
-        latents = level_latents(evidence, self.level)
-        clean_labels = evidence.holdout_labels.to(latents.device)
-        fit, rest = halves(clean_labels, rng)
-        if len(rest) == 0:
-            raise ValueError(
-                f"expected two hold-out images of a class for mahalanobis (config key `holdout`), "
-                f"got {len(fit)} of different classes"
-            )
-        clean = training.latents(copy.deepcopy(evidence.net), evidence.holdout_images, (self.level,))[self.level]
-        clean = clean.to(latents)
-        means, within = {}, []
-        for rows, x in classes(clean[fit], clean_labels[fit]):
-            means[int(clean_labels[fit[rows[0]]])] = x.mean(0)
-            within.append(x - x.mean(0))
-        metric = shrunk_precision(torch.cat(within))
 
-        def distance(x: Float[Tensor, "n d"], labels: Labels) -> Float[Tensor, " n"]:
-            found = torch.zeros(len(x), device=x.device)
-            for rows, own in classes(x, labels):
-                label = int(labels[int(rows[0])])
-                centered = own - (means[label] if label in means else own.median(0).values)
-                found[rows] = ((centered @ metric) * centered).sum(1).clamp(min=0).sqrt().float()
-            return found
+        def fit(within: dict[int, Centered]) -> Callable[[int, Centered], Float[Tensor, " c"]]:
+            metric = shrunk_precision(torch.cat(list(within.values())))
+            return lambda label, x: ((x @ metric) * x).sum(1).clamp(min=0).sqrt()
 
-        scores = distance(latents, evidence.labels)
-        return Suspicion(scores, scores > distance(clean[rest], clean_labels[rest]).quantile(1 - self.fpr))
+        return far_from_clean(evidence, self.level, self.fpr, fit, rng)
 
 
 def shrunk_precision(x: Float[Tensor, "m d"]) -> Float[Tensor, "d d"]:

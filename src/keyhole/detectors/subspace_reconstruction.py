@@ -10,7 +10,7 @@ one with none takes the median of its training rows as m.
 Checked against: sklearn.decomposition.PCA.
 """
 
-import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,11 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from keyhole import training
 from keyhole.detectors import Detector
-from keyhole.linalg import classes, halves, level_latents, principal_axes
+from keyhole.linalg import Centered, far_from_clean, principal_axes
 from keyhole.parameters import Count, Fraction
-from keyhole.types import Evidence, Labels, Suspicion, Told
+from keyhole.types import Evidence, Suspicion, Told
 
 __all__ = ["SubspaceReconstruction"]
 
@@ -42,36 +41,19 @@ class SubspaceReconstruction(Detector):
         Raises:
             ValueError: the hold-out has no class with two images.
         """
-        latents = level_latents(evidence, self.level)
-        clean_labels = evidence.holdout_labels.to(latents.device)
-        fit, rest = halves(clean_labels, rng)
-        if len(rest) == 0:
-            raise ValueError(
-                f"expected two hold-out images of a class for subspace_reconstruction (config key `holdout`), "
-                f"got {len(fit)} of different classes"
-            )
-        clean = training.latents(copy.deepcopy(evidence.net), evidence.holdout_images, (self.level,))[self.level]
-        clean = clean.to(latents)
-        means, within, axes = {}, [], {}
-        for rows, x in classes(clean[fit], clean_labels[fit]):
-            label = int(clean_labels[fit[rows[0]]])
-            means[label] = x.mean(0)
-            within.append(x - x.mean(0))
-            if len(x) >= self.min_rows:
-                axes[label] = leading_axes(within[-1], self.explained)
-        shared = leading_axes(torch.cat(within), self.explained)
 
-        def residual(x: Float[Tensor, "n d"], labels: Labels) -> Float[Tensor, " n"]:
-            found = torch.zeros(len(x), device=x.device)
-            for rows, own in classes(x, labels):
-                label = int(labels[int(rows[0])])
-                centered = own - (means[label] if label in means else own.median(0).values)
+        def fit(within: dict[int, Centered]) -> Callable[[int, Centered], Float[Tensor, " c"]]:
+            enough = {label: x for label, x in within.items() if len(x) >= self.min_rows}
+            axes = {label: leading_axes(x, self.explained) for label, x in enough.items()}
+            shared = leading_axes(torch.cat(list(within.values())), self.explained)
+
+            def residual(label: int, x: Centered) -> Float[Tensor, " c"]:
                 v = axes.get(label, shared)
-                found[rows] = (centered - centered @ v @ v.mT).square().sum(1).float()
-            return found
+                return (x - x @ v @ v.mT).square().sum(1)
 
-        scores = residual(latents, evidence.labels)
-        return Suspicion(scores, scores > residual(clean[rest], clean_labels[rest]).quantile(1 - self.fpr))
+            return residual
+
+        return far_from_clean(evidence, self.level, self.fpr, fit, rng)
 
 
 def leading_axes(centered: Float[Tensor, "c d"], explained: float) -> Float[Tensor, "d r"]:

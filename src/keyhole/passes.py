@@ -1,0 +1,65 @@
+"""Count the images that go through a network: what a defense costs, whatever the machine.
+
+Hooks on each stage and on the head count rows, forwards and backwards. The largest count of any place is the answer,
+as methods may run a part of the network alone.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import cast
+
+from torch import Tensor, nn
+
+__all__ = ["Passes", "counted"]
+
+
+class Passes:
+    """Images forwards and backwards, so far."""
+
+    def __init__(self) -> None:
+        self.counting = True
+        self._forwards: Counter[str] = Counter()
+        self._backwards: Counter[str] = Counter()
+
+    @property
+    def forwards(self) -> int:
+        return max(self._forwards.values(), default=0)
+
+    @property
+    def backwards(self) -> int:
+        return max(self._backwards.values(), default=0)
+
+    def add_forward(self, place: str, images: int) -> None:
+        if self.counting:
+            self._forwards[place] += images
+
+    def add_backward(self, place: str, images: int) -> None:
+        if self.counting:
+            self._backwards[place] += images
+
+
+@contextmanager
+def counted(net: nn.Module) -> Iterator[Passes]:
+    """Counts inside the context, in `net` and in copies made there, which share the hooks; then `net` has none."""
+    passes = Passes()
+    places = [*cast(nn.ModuleDict, net.stages).items(), ("head", cast(nn.Module, net.head))]
+    handles = [module.register_forward_hook(_hook(passes, name)) for name, module in places]
+    try:
+        yield passes
+    finally:
+        passes.counting = False  # copies keep their hooks
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(passes: Passes, place: str) -> Callable[[nn.Module, tuple, Tensor], None]:
+    """A function, not a bound method: `copy.deepcopy` would give each copy a counter of its own."""
+
+    def count(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        images = len(output)
+        passes.add_forward(place, images)
+        if output.requires_grad:
+            output.register_hook(lambda gradient: passes.add_backward(place, images))
+
+    return count
