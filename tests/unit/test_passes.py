@@ -59,12 +59,10 @@ def test_copies_are_counted_inside_the_context_only(net):
 
 
 def test_hooks_leave_the_net_also_after_an_error(net):
-    with pytest.raises(RuntimeError, match="interrupted"), counted(net) as passes:
+    with pytest.raises(RuntimeError, match="channels"), counted(net):  # noqa: PT012
         assert hooks(net) == 4
-        net(images(2))
-        raise RuntimeError("interrupted")
+        net(torch.zeros(2, 3, 5, 5))
     assert hooks(net) == 0
-    assert passes.forwards == 2
 
 
 def test_a_part_of_the_network_counts(net):
