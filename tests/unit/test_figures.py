@@ -5,7 +5,8 @@ import pytest
 from matplotlib.image import imread
 
 from keyhole import tables
-from keyhole.figures import FIGURES, phase_family
+from keyhole.figures import FIGURES
+from keyhole.separability_figures import phase_family
 
 
 def is_drawn(path):
@@ -28,7 +29,7 @@ def cards(judged=True):
             }
             failed = [] if judged or attack == "badnets" else ["attack_failed"]
             victim = {"role": "attack", "defense": "none", "flags": failed, "CA": 0.9, "ASR": 0.9, "RA": 0.1}
-            rows.append({**place, **victim, "ASR_natural": 0.01, "method": method})
+            rows.append({**place, **victim, "ASR_natural": 0.01, "method": method, "target_classes": [seed]})
             common = {**place, "status": "ok", "flags": [], "ASR_victim": 0.9}
             for name, auroc in (("scan", 0.9), ("spectre", 0.2)):
                 found = {

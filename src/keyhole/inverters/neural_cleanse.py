@@ -11,6 +11,7 @@ Checked against: loss and gradient written out in float64 for a linear model; pl
 
 import copy
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -72,18 +73,38 @@ class NeuralCleanse(Inverter):
             if not len(running):
                 break
             rows = torch.randperm(len(images), generator=rng)[: self.samples or len(images)]
-            hits = torch.zeros(classes, device=device)
-            for step in rows.split(self.batch):
-                x = images[step.to(images.device)].to(device, torch.float32)
-                raw.grad = torch.zeros_like(raw)
-                # a few classes at a time: on a CPU a large forward batch leaves the cache and takes twice as long
-                for group in running.chunk(math.ceil(len(running) * len(x) / forward_batch(device))):
-                    loss, reached = objective(net, x, raw[group], group, progress.penalty[group])
-                    loss.sum().backward()
-                    hits[group] += reached
-                optimizer.step()
+
+            def loss(x: Tensor, step: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
+                return objective(net, x, raw[group], group, progress.penalty[group])
+
+            hits = one_epoch(raw, optimizer, images, rows.split(self.batch), running, loss)
             progress.update(hits / len(rows), raw.detach())
         return progress.result()
+
+
+def one_epoch(
+    raw: Tensor,
+    optimizer: torch.optim.Optimizer,
+    images: Images,
+    steps: Iterable[Tensor],  # rows of each batch
+    running: Int64[Tensor, " r"],
+    loss_of: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+) -> Float[Tensor, " k"]:
+    """Move the free variables of the running classes by each batch of rows; how many images reached each class.
+
+    `loss_of` gets images, their rows and a group of classes, and returns a loss and a count for each of the group. A
+    few classes at a time: on a CPU a large forward batch leaves the cache and takes twice as long.
+    """
+    hits = torch.zeros(len(raw), device=raw.device)
+    for step in steps:
+        x = images[step.to(images.device)].to(raw.device, torch.float32)
+        raw.grad = torch.zeros_like(raw)
+        for group in running.chunk(math.ceil(len(running) * len(x) / forward_batch(raw.device))):
+            loss, reached = loss_of(x, step, group)
+            loss.sum().backward()
+            hits[group] += reached
+        optimizer.step()
+    return hits
 
 
 class Progress:
