@@ -38,23 +38,22 @@ def answers(
     cell: Mapping[str, str],
     purify: Callable[[Images], Images] = lambda images: images,
 ) -> dict[str, Tensor]:
-    """Predicted classes on the clean (`clean`, n) and on the triggered test set (`triggered`, r), in front of which a
-    purifier may stand; with the triggered `rows` (r) and the label that the attacker wants for each (`wanted`, r).
-    `leaked` (b) is predicted on triggered bystanders: rows of classes that a source-specific trigger should leave."""
+    """Predicted classes on the clean (`clean`, n) and on the triggered test set (`triggered`, r), with the triggered
+    `rows` (r) and the label that the attacker wants for each (`wanted`, r). `leaked` (b) is predicted on triggered
+    bystanders: rows of classes that a source-specific trigger should leave. A purifier may stand in front of the
+    network; it gets all images at once, since it may have to learn something first."""
     labels, classes = test["labels"], cast(nn.Linear, net.head).out_features
     rows, triggered = triggered_rows(attack, test, classes, cell)
     bystanders = test["images"][_bystanders(attack, labels, classes)]
     stream = rng.stream("leakage", cell["dataset"], cell["seed"])
-
-    def answer(images: Images) -> Labels:
-        return predict(net, purify(images)) if len(images) else torch.zeros(0, dtype=torch.int64)
-
+    asked = test["images"], triggered, attack.apply_trigger(bystanders, stream)
+    clean, fooled, leaked = predict(net, purify(torch.cat(asked))).split([len(images) for images in asked])
     return {
-        "clean": answer(test["images"]),
-        "triggered": answer(triggered),
+        "clean": clean,
+        "triggered": fooled,
         "rows": rows,
         "wanted": attack.relabel(labels[rows], classes),
-        "leaked": answer(attack.apply_trigger(bystanders, stream)),
+        "leaked": leaked,
     }
 
 

@@ -10,7 +10,9 @@ from keyhole.recipes import Recipe
 from keyhole.training import fit, predict
 from keyhole.types import Evidence, Images, Labels
 
-__all__ = ["accuracy", "batches", "deepest_level", "divided", "fine_tune", "neurons", "require_holdout"]
+__all__ = ["PAD", "accuracy", "batches", "deepest_level", "divided", "fine_tune", "neurons", "require_holdout"]
+
+PAD = 4  # pixels around an image, for random crops
 
 
 def require_holdout(evidence: Evidence) -> None:
@@ -70,6 +72,7 @@ def fine_tune(
         weight_decay=0.0,
         schedule="steps",
         flip=False,
+        pad=PAD,
     )
     fit(net, evidence.holdout_images, evidence.holdout_labels, recipe, rng)
 

@@ -1,0 +1,37 @@
+"""Fine-tuning: train the victim on with the hold-out alone, and hope that it forgets the backdoor.
+
+The null model of all repairs: one that does no better has repaired nothing beyond what clean images do by themselves.
+Differs from BackdoorBench (https://github.com/SCLBD/BackdoorBench): 20 epochs of 100, a fixed learning rate instead of
+a cosine, no mirrored images, no weight decay.
+Checked against: one step of gradient descent on a linear model, written out in float64.
+"""
+
+import copy
+from dataclasses import dataclass
+
+from torch import Generator, nn
+
+from keyhole.parameters import Count, Positive
+from keyhole.repairers import Repairer
+from keyhole.tuning import fine_tune, require_holdout
+from keyhole.types import Evidence
+
+__all__ = ["FineTuning"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning(Repairer):
+    epochs: Count = 20  # passes over the hold-out
+    learning_rate: Positive = 0.01
+    batch: Count = 128  # images
+
+    def repair(self, evidence: Evidence, rng: Generator) -> nn.Module:
+        """See the base class.
+
+        Raises:
+            ValueError: there are no hold-out images.
+        """
+        require_holdout(evidence)
+        net = copy.deepcopy(evidence.net)
+        fine_tune(net, evidence, self.epochs, self.learning_rate, rng, self.batch)
+        return net

@@ -1,0 +1,95 @@
+"""FT-SAM (Zhu et al., 2023, https://arxiv.org/abs/2304.11823): fine-tune away from sharp places.
+
+Each step takes the gradient where the loss is worst near the weights; near is measured relative to each weight's size,
+so that large weights, which backdoors lean on, are moved the most and shrink.
+Differs from the released code (https://github.com/SCLBD/BackdoorBench): 20 epochs of 100 and batches of 128, not 256;
+no mirrored images; one cosine over all steps, where its learning rate swings up again every 100 batches; smoothing
+gives its share to all classes, there to the others alone.
+Cost: two forward and backward passes a step. On victims of `convnet`, 5 epochs left BadNets and Blended as they were.
+Checked against: the maximum of a linear loss over the ellipsoid; a step on a linear model in float64 NumPy.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+from tqdm import tqdm
+
+from keyhole.parameters import Count, Positive, Share
+from keyhole.recipes import Recipe
+from keyhole.repairers import Repairer
+from keyhole.training import batches, device_of
+from keyhole.tuning import PAD, require_holdout
+from keyhole.types import Evidence
+
+__all__ = ["FTSAM"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FTSAM(Repairer):
+    epochs: Count = 20  # passes over the hold-out
+    learning_rate: Positive = 0.01  # falls to 0 along a cosine
+    batch: Count = 128  # images
+    radius: Positive = 2.0  # ρ: length of the shift, each weight's share relative to its size
+    smoothing: Share = 0.1  # of the labels
+    weight_decay: float = 5e-4
+
+    def repair(self, evidence: Evidence, rng: Generator) -> nn.Module:
+        """See the base class.
+
+        Raises:
+            ValueError: there are no hold-out images.
+        """
+        require_holdout(evidence)
+        net = copy.deepcopy(evidence.net).train()
+        recipe = Recipe(
+            epochs=self.epochs,
+            batch_size=self.batch,
+            optimizer="sgd",
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            schedule="steps",
+            flip=False,
+            pad=PAD,
+        )
+        device = device_of(net)
+        images, labels = evidence.holdout_images.to(device), evidence.holdout_labels.to(device)
+        trained = {name: p for name, p in net.named_parameters() if p.requires_grad}
+        steps = max(1, len(images) // self.batch) * self.epochs
+        optimizer = torch.optim.SGD(trained.values(), self.learning_rate, momentum=0.9, weight_decay=self.weight_decay)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for x, y in tqdm(batches(images, labels, recipe, rng), total=steps, desc="ft_sam", disable=None):
+
+            def loss(outputs: Tensor, y: Tensor = y) -> Tensor:
+                return functional.cross_entropy(outputs, y, label_smoothing=self.smoothing)
+
+            for p, gradient in zip(trained.values(), worst_gradients(net, x, loss, self.radius), strict=True):
+                p.grad = gradient
+            optimizer.step()
+            schedule.step()
+        return net.eval()
+
+
+def worst_gradients(net: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor], radius: float) -> tuple[Tensor, ...]:
+    """Gradients for the trained weights at the point near them where the loss is worst, to first order.
+
+    Only the pass at the weights themselves moves the statistics of batch normalization.
+    """
+    weights = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    gradients = torch.autograd.grad(loss(net(x)), list(weights.values()))
+    values = [p.detach() for p in weights.values()]
+    moved = [w + d for w, d in zip(values, worst_shift(values, gradients, radius), strict=True)]
+    there = dict(zip(weights, (w.requires_grad_() for w in moved), strict=True))
+    statistics = {name: b.clone() for name, b in net.named_buffers()}
+    return torch.autograd.grad(loss(functional_call(net, {**there, **statistics}, (x,))), moved)
+
+
+def worst_shift(weights: list[Tensor], gradients: tuple[Tensor, ...], radius: float) -> list[Tensor]:
+    """ρ T² g / |T g| with T = diag |w| (equation 5): the steepest shift among those with |T⁻¹ δ| <= ρ."""
+    steep = [w.abs() * g for w, g in zip(weights, gradients, strict=True)]
+    length = torch.stack([s.norm() for s in steep]).norm() + 1e-12
+    return [radius / length * w.abs() * s for w, s in zip(weights, steep, strict=True)]
