@@ -162,7 +162,8 @@ def attempt(call: Callable[..., Any], *arguments: Any) -> Outcome:
     """
     seen = [each for each in arguments if isinstance(each, Evidence)]
     wall, cpu = time.perf_counter(), time.process_time()
-    value, status, reason, cost = None, "ok", "", {}
+    value, status, reason = None, "ok", ""
+    cost: dict[str, int] = {}
     try:
         value, cost = _counted(call, arguments, seen[0]) if seen else (call(*arguments), {})
     except (MemoryError, torch.OutOfMemoryError):

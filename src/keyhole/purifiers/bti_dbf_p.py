@@ -5,7 +5,7 @@ images with clean maps and true answers. From the second turn the first aims, th
 it pointed to. Inputs get a little noise and pass the purifier; the classifier stays as it is.
 Differs from the released code as `bti_dbf`; the purifier's feature distance is in units of the maps' variance, and its
 output is clipped to the range of images. Published: 5 x (400 + 600 + 600) steps of 128 images; here, with 2,500 images,
-5 x (390 + 234 + 234) of 32. Checked against: the loss in closed form; a planted backdoor.
+3 x (390 + 312 + 312) of 32. Checked against: the loss in closed form; a planted backdoor.
 """
 
 import copy
@@ -35,11 +35,11 @@ class BTIDBFP(Purifier):
     told: ClassVar[frozenset[Told]] = frozenset({"holdout"})
 
     variant: Literal["paper", "released"] = "paper"  # objective of the inversion
-    rounds: Count = 5  # turns of mask, generator and purifier
+    rounds: Count = 3  # turns of mask, generator and purifier
     pretrain_epochs: Natural = 1  # of the generator, once; the purifier starts as its copy
     mask_epochs: Natural = 5
-    invert_epochs: Natural = 3  # of the generator
-    purify_epochs: Natural = 3  # of the purifier
+    invert_epochs: Natural = 4  # of the generator
+    purify_epochs: Natural = 4  # of the purifier
     batch: Count = 32  # images
     width: Count = 16  # channels of both generators' middle maps; a multiple of 8
     mask_rate: Positive = 0.01  # of Adam

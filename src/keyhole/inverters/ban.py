@@ -1,0 +1,94 @@
+"""BAN (Xu et al., 2024, https://arxiv.org/abs/2405.19928): noise on neurons wakes a backdoor that features hide.
+
+A mask finds the features that classify (BTI-DBF's, with an l1 term); scales and shifts of batch normalization are moved
+within ±epsilon to raise the loss; what the mask leaves of the noisy maps then points to the target class.
+Differs from the released code: batch normalization never sees batch statistics and does not drift; one noise is learned
+over all batches and stays within the bound (theirs starts anew for every batch, and only the last one's is used, with
+no bound); the mask serves the network's own answers (see `keyhole.decoupling`); only other classes' images are counted.
+The verdict is ours, as the code prints a histogram and no rule was found: a class that half of the other classes'
+images go to. It recovers no trigger. Checked against: a step on the noise by hand; a planted neuron.
+"""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+from tqdm import tqdm
+
+from keyhole.decoupling import Decoupler, arrivals
+from keyhole.inverters import Inverter
+from keyhole.models import Classifier
+from keyhole.parameters import Count, Fraction, Positive
+from keyhole.training import forward_batch
+from keyhole.tuning import batches, neurons, require_holdout
+from keyhole.types import Evidence, Images, Inversion, Labels
+
+__all__ = ["BAN"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BAN(Inverter):
+    mask_epochs: Count = 20
+    batch: Count = 128  # images
+    mask_rate: Positive = 0.01  # of Adam
+    mask_weight: Fraction = 0.75  # of the logarithm of the mask's mean; 0.25 in the code, 0.75 in its README
+    epsilon: Fraction = 0.3  # largest relative change of a scale or shift
+    steps: Count = 30  # of the noise, each of epsilon / steps on a batch of its own
+    threshold: Fraction = 0.5  # share of the other classes' images that a target class receives
+
+    def invert(self, evidence: Evidence, rng: Generator) -> Inversion:
+        """See the base class.
+
+        Raises:
+            ValueError: there are no hold-out images, or the network has no batch normalization with scales.
+        """
+        require_holdout(evidence)
+        known = Decoupler(evidence.net, evidence, self.batch)
+        mask = known.mask(self.mask_epochs, self.mask_rate, self.mask_weight, rng, free="clamped")
+        noise = self._climb(known.net, known.images, known.labels, rng)
+        noisy = copy.deepcopy(known.net)
+        noisy.load_state_dict(noisy.state_dict() | perturbed(noisy, noise))
+        with torch.no_grad():
+            parts = known.images.split(forward_batch(known.images.device))
+            predicted = torch.cat([noisy.classify((1 - mask) * noisy.feature_maps(x)).argmax(1) for x in parts])
+        device, shape = evidence.holdout_images.device, evidence.holdout_images.shape[2:]
+        anomaly = arrivals(predicted, known.labels, noisy.head.out_features).to(device)
+        return Inversion(torch.ones(len(anomaly), *shape, device=device), anomaly, anomaly >= self.threshold, None)
+
+    def _climb(self, net: Classifier, images: Images, labels: Labels, rng: Generator) -> dict[str, Tensor]:
+        found = {name: module.weight for name, module in neurons(net).items()}
+        noise = {k: ((2 * torch.rand(2, len(w), generator=rng) - 1) * self.epsilon).to(w) for k, w in found.items()}
+        draws = batches(images, labels, self.batch, rng)
+        for _ in tqdm(range(self.steps), desc="ban", disable=None):
+            x, y = next(draws)
+            noise = climbed(net, x, y, noise, self.epsilon / self.steps, self.epsilon)
+        return noise
+
+
+def perturbed(net: nn.Module, noise: dict[str, Float[Tensor, "2 d"]]) -> dict[str, Float[Tensor, " d"]]:
+    """Scales (1 + δ) w and shifts (1 + ξ) b of the batch normalizations, by their names."""
+    found = {}
+    for name, (scale, shift) in noise.items():
+        module = net.get_submodule(name)
+        found[f"{name}.weight"], found[f"{name}.bias"] = (1 + scale) * module.weight, (1 + shift) * module.bias
+    return found
+
+
+def climbed(
+    net: nn.Module,
+    images: Float[Tensor, "n c h w"],
+    labels: Labels,
+    noise: dict[str, Float[Tensor, "2 d"]],
+    step: float,
+    bound: float,
+) -> dict[str, Float[Tensor, "2 d"]]:
+    """One step by the sign of the gradient of the loss, kept within the bound."""
+    noise = {name: value.detach().requires_grad_() for name, value in noise.items()}
+    loss = functional.cross_entropy(functional_call(net, perturbed(net, noise), (images,)), labels)
+    gradients = torch.autograd.grad(loss, list(noise.values()))
+    moved = zip(noise.items(), gradients, strict=True)
+    return {name: (value.detach() + step * g.sign()).clamp(-bound, bound) for (name, value), g in moved}

@@ -1,0 +1,65 @@
+"""BTI-DBF (Xu et al., 2024, https://openreview.net/forum?id=Tw9wemV6cb): find the trigger by what is not benign.
+
+A mask keeps the features that classify; a generator moves the others. The class its images go to is the target.
+Differs from the paper: the mask has BAN's l1 term, as without it m = 1 is optimal, and then G(x) = x; the bound on the
+image is the released one, held as there (outside it, only the distance shrinks); "clean" is an answer: a class is a
+target if half of the other classes' images go to it. Differs from the released code: batch normalization is frozen; no
+augmentation; KL divergence in pretraining; a smaller U-Net that writes a residual, clipped to the range of images, and
+needs less of it; feature bounds in units of variance; no noise before the read-out; the mask serves the network's own
+answers. variant="released" has its objective. Published: 1000 + 400 + 600 steps of 128; here 78 + 390 + 624 of 32.
+There is one generator: every class gets the same stamp. Checked against: losses in NumPy; a planted feature.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Generator
+
+from keyhole.decoupling import Decoupler, blank_writer
+from keyhole.inverters import Inverter
+from keyhole.parameters import Count, Fraction, Natural, Positive
+from keyhole.training import device_of
+from keyhole.tuning import require_holdout
+from keyhole.types import Evidence, Images, Inversion
+
+__all__ = ["BTIDBF"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BTIDBF(Inverter):
+    variant: Literal["paper", "released"] = "paper"  # objective of the inversion
+    pretrain_epochs: Natural = 1  # of the generator
+    mask_epochs: Natural = 5
+    invert_epochs: Natural = 8  # of the generator
+    batch: Count = 32  # images
+    width: Count = 16  # channels of the generator's middle maps; a multiple of 8
+    mask_rate: Positive = 0.01  # of Adam
+    learning_rate: Positive = 1e-3  # of Adam, for the generator
+    mask_weight: Fraction = 0.75  # of the logarithm of the mask's mean; 0 in the paper
+    image_bound: Positive = 0.3  # mean squared difference of images of 0..1, in units of 0.2²
+    feature_bound: Positive = 1.0  # mean squared difference of kept features, in units of their variance; released only
+    threshold: Fraction = 0.5  # share of the other classes' images that a target class receives
+
+    def invert(self, evidence: Evidence, rng: Generator) -> Inversion:
+        """See the base class.
+
+        Raises:
+            ValueError: there are no hold-out images.
+        """
+        require_holdout(evidence)
+        images = evidence.holdout_images
+        known = Decoupler(evidence.net, evidence, self.batch)
+        writer = blank_writer(images.shape[1], self.width, rng, device_of(evidence.net))
+        known.pretrain(writer, self.pretrain_epochs, self.learning_rate, rng)
+        mask = known.mask(self.mask_epochs, self.mask_rate, self.mask_weight, rng)
+        optimizer = torch.optim.Adam(writer.parameters(), self.learning_rate)
+        bounds = self.image_bound, self.feature_bound
+        known.invert(writer, optimizer, mask, self.invert_epochs, bounds, self.variant, rng)
+        anomaly = known.arrivals(writer).to(images.device)
+
+        def stamp(x: Images, target: int) -> Images:
+            return writer.stamp(x)
+
+        masks = torch.ones(len(anomaly), *images.shape[2:], device=images.device)
+        return Inversion(masks, anomaly, anomaly >= self.threshold, stamp)

@@ -1,0 +1,87 @@
+"""BTI-DBF (U) (Xu et al., 2024, https://openreview.net/forum?id=Tw9wemV6cb): unlearn what the inversion writes.
+
+In turns, a generator is trained as in `bti_dbf` and the network learns to give the generated images their true labels
+and their clean maps. From the second turn the generator also aims at the class that the first one pointed to.
+Differs from the released code as `bti_dbf`; batch normalization stays frozen (theirs trains it on mixed batches); maps
+of clean images are targets, no gradient goes through them; their distance is in units of their variance.
+Published: 5 x (400 + 600 + 600) steps of 128 images; here, with 2,500 images, 3 x (390 + 312 + 312) of 32.
+Checked against: the loss in closed form; a planted backdoor that has to go.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from keyhole.decoupling import Decoupler, blank_writer, feature_gap, poisoned
+from keyhole.models import Classifier
+from keyhole.parameters import Count, Fraction, Natural, Positive, Share
+from keyhole.repairers import Repairer
+from keyhole.training import device_of
+from keyhole.tuning import require_holdout
+from keyhole.types import Evidence, Labels
+
+__all__ = ["BTIDBFU"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BTIDBFU(Repairer):
+    variant: Literal["paper", "released"] = "paper"  # objective of the inversion
+    rounds: Count = 3  # turns of mask, generator and network
+    pretrain_epochs: Natural = 1  # of the generator, once
+    mask_epochs: Natural = 5
+    invert_epochs: Natural = 4  # of the generator
+    unlearn_epochs: Natural = 4  # of the network
+    batch: Count = 32  # images
+    width: Count = 16  # channels of the generator's middle maps; a multiple of 8
+    mask_rate: Positive = 0.01  # of Adam
+    generator_rate: Positive = 1e-3  # of Adam
+    learning_rate: Positive = 1e-4  # of Adam, for the network
+    mask_weight: Fraction = 0.75  # of the logarithm of the mask's mean; 0 in the paper
+    image_bound: Positive = 0.3  # mean squared difference of images of 0..1, in units of 0.2²
+    feature_bound: Positive = 1.0  # mean squared difference of kept features, in units of their variance; released only
+    share: Share = 0.1  # of a batch that carries the trigger, plus one image
+
+    def repair(self, evidence: Evidence, rng: Generator) -> nn.Module:
+        """See the base class.
+
+        Raises:
+            ValueError: there are no hold-out images.
+        """
+        require_holdout(evidence)
+        net = copy.deepcopy(evidence.net).eval()
+        assert isinstance(net, Classifier)
+        known = Decoupler(net, evidence, self.batch)
+        labels = known.labels
+        writer = blank_writer(known.images.shape[1], self.width, rng, device_of(net))
+        known.pretrain(writer, self.pretrain_epochs, self.generator_rate, rng)
+        to_write = torch.optim.Adam(writer.parameters(), self.generator_rate)
+        to_learn = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], self.learning_rate)
+        bounds, target = (self.image_bound, self.feature_bound), None
+        for turn in range(self.rounds):
+            known = known if turn == 0 else Decoupler(net, evidence, self.batch)
+            mask = known.mask(self.mask_epochs, self.mask_rate, self.mask_weight, rng)
+            known.invert(writer, to_write, mask, self.invert_epochs, bounds, self.variant, rng, target)
+            target = int(known.arrivals(writer).argmax()) if target is None else target
+            for rows in known.rows(self.unlearn_epochs, "unlearn", rng):
+                x = known.images[rows].float().div(255)
+                loss = unlearning_loss(net, x, poisoned(x, writer, self.share, rng), labels[rows], known.spread)
+                to_learn.zero_grad()
+                loss.backward()
+                to_learn.step()
+        to_learn.zero_grad()
+        return net
+
+
+def unlearning_loss(
+    net: Classifier, clean: Float[Tensor, "n c h w"], mixed: Float[Tensor, "n c h w"], labels: Labels, spread: float
+) -> Float[Tensor, ""]:
+    """CE of the mixed batch with its true labels, and the distance of its maps to those of the clean one."""
+    with torch.no_grad():
+        wanted = net.feature_maps(255 * clean)
+    found = net.feature_maps(255 * mixed)
+    return functional.cross_entropy(net.classify(found), labels) + feature_gap(wanted, found, spread)

@@ -1,0 +1,292 @@
+"""BTI-DBF, its two defenses and BAN: losses recomputed in NumPy or by hand, and networks with a planted backdoor."""
+
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from keyhole.decoupling import (
+    STD,
+    Decoupler,
+    arrivals,
+    blank_writer,
+    decoupling_loss,
+    feature_gap,
+    image_gap,
+    inversion_loss,
+    masked_norm,
+    poisoned,
+)
+from keyhole.inverters.ban import BAN, climbed, perturbed
+from keyhole.inverters.bti_dbf import BTIDBF
+from keyhole.models import Classifier
+from keyhole.purifiers.bti_dbf_p import BTIDBFP, purifying_loss
+from keyhole.repairers.bti_dbf_u import BTIDBFU, unlearning_loss
+from keyhole.rng import stream
+from keyhole.training import predict
+from keyhole.types import Evidence
+
+CLASSES, SIDE, TARGET = 4, 12, 2
+
+
+class Templates(nn.Module):
+    """Maps of 1 x 1: one feature per class, the match with its template, and one that a bright corner wakes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("signs", torch.randint(0, 2, (CLASSES, SIDE, SIDE), generator=stream("marks")) * 2.0 - 1)
+        self.norm = nn.BatchNorm2d(CLASSES + 1)
+        with torch.no_grad():
+            self.norm.bias[-1] = 0.35
+
+    def forward(self, x):
+        matches = torch.einsum("nchw,khw->nk", x, self.signs.to(x.dtype)) / x[0].numel()
+        corner = x[:, :, -3:, -3:].mean((1, 2, 3))
+        maps = self.norm(torch.cat([matches, corner[:, None]], dim=1)[..., None, None])
+        return torch.cat([maps[:, :-1], functional.softplus(maps[:, -1:], beta=6)], dim=1)
+
+
+def planted_net(gain: float) -> Classifier:
+    """Classifies by template; the corner's feature drives the target with `gain`."""
+    head = nn.Linear(CLASSES + 1, CLASSES)
+    with torch.no_grad():
+        head.weight.copy_(torch.cat([10 * torch.eye(CLASSES), torch.zeros(CLASSES, 1)], dim=1))
+        head.weight[TARGET, -1] = gain
+        head.bias.zero_()
+    return Classifier({"maps": Templates(), "penultimate": nn.Flatten()}, head, 3).eval()
+
+
+def scenes(count: int, purpose: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Templates in noise, no corner as bright as the backdoor asks for, and their classes."""
+    rng = stream("decoupled scenes", purpose)
+    labels = torch.randint(CLASSES, (count,), generator=rng)
+    noise = 60 + 40 * torch.rand(count, 3, SIDE, SIDE, generator=rng)
+    return (noise + 40 * Templates().signs[labels][:, None]).round().clamp(0, 255).to(torch.uint8), labels
+
+
+def evidence(gain: float) -> Evidence:
+    return Evidence(planted_net(gain), *scenes(10, "train"), {}, *scenes(160, "holdout"))
+
+
+def triggered(images: torch.Tensor) -> torch.Tensor:
+    images = images.clone()
+    images[:, :, -3:, -3:] = 160
+    return images
+
+
+def rates(net: Classifier) -> tuple[float, float]:
+    """Accuracy and ASR."""
+    images, labels = scenes(200, "test")
+    hits = predict(net, triggered(images))[labels != TARGET] == TARGET
+    return (predict(net, images) == labels).double().mean().item(), hits.double().mean().item()
+
+
+def test_planted_network_is_backdoored_and_its_twin_is_not():
+    assert rates(planted_net(20)) == (1, 1)
+    assert rates(planted_net(0))[1] < 0.05
+
+
+# --- The shared steps, against NumPy
+
+
+def doubles(*shape: int, seed: str) -> torch.Tensor:
+    return torch.randn(*shape, generator=stream(seed), dtype=torch.float64)
+
+
+def linear_net() -> Classifier:
+    """A head over 2 x 2 maps of three channels, in float64."""
+    net = Classifier({"maps": nn.Conv2d(3, 3, 2, stride=2), "penultimate": nn.Flatten()}, nn.Linear(12, 4), 3).double()
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            parameter.copy_(doubles(*parameter.shape, seed=name))
+    return net
+
+
+def cross_entropy(net: Classifier, maps: np.ndarray, labels: np.ndarray) -> float:
+    logits = maps.reshape(len(maps), -1) @ net.head.weight.detach().numpy().T + net.head.bias.detach().numpy()
+    return float(np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(len(maps)), labels]))
+
+
+def test_decoupling_loss_is_the_papers_with_bans_term():
+    net, maps, labels = linear_net(), doubles(5, 3, 2, 2, seed="maps"), torch.tensor([0, 3, 1, 1, 2])
+    mask = torch.rand(3, 2, 2, generator=stream("mask"), dtype=torch.float64)
+    h, m, y = maps.numpy(), mask.numpy(), labels.numpy()
+    expected = cross_entropy(net, m * h, y) - cross_entropy(net, (1 - m) * h, y) + 0.7 * np.log(m.sum() / 12)
+    np.testing.assert_allclose(decoupling_loss(net, maps, labels, mask, 0.7).item(), expected, rtol=1e-12)
+
+
+def squares(h: np.ndarray, g: np.ndarray, m: np.ndarray, spread: float) -> float:
+    return float(sum((m * (a - b) ** 2 * m).sum() for a, b in zip(h, g, strict=True)) / h.size / spread)
+
+
+def lengths(h: np.ndarray, g: np.ndarray, m: np.ndarray, spread: float) -> float:
+    total = sum(np.sqrt(((m * (a - b)) ** 2).sum()) for a, b in zip(h, g, strict=True))
+    return float(total / len(h) / np.sqrt(spread * m.size))
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_inversion_loss_moves_what_the_mask_leaves_and_keeps_the_rest(variant: Literal["paper", "released"]):
+    h, g = doubles(4, 3, 2, 2, seed="h"), doubles(4, 3, 2, 2, seed="g")
+    mask = torch.rand(3, 2, 2, generator=stream("mask"), dtype=torch.float64)
+    parts = (h.numpy(), g.numpy())
+    kept, left = mask.numpy(), 1 - mask.numpy()
+    if variant == "paper":
+        expected = lengths(*parts, kept, 2.5) - lengths(*parts, left, 2.5)
+    else:
+        expected = 0.01 * squares(*parts, kept, 2.5) - squares(*parts, left, 2.5)
+    near, far = torch.tensor(0.2, dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64)
+    found = inversion_loss(near, h, g, mask, 2.5, (0.3, 100.0), variant)
+    np.testing.assert_allclose(found.item(), expected, rtol=1e-12)
+    assert inversion_loss(far, h, g, mask, 2.5, (0.3, 100.0), variant) == far
+    narrow = inversion_loss(near, h, g, mask, 2.5, (0.3, 1e-3), variant)
+    assert (narrow == near) == (variant == "released")
+
+
+def test_gaps_are_in_the_stated_units():
+    x = torch.rand(2, 3, 4, 4, generator=stream("x")).double()
+    np.testing.assert_allclose(image_gap(x, x + STD).item(), 1, rtol=1e-9)
+    maps = doubles(4000, 2, 1, 1, seed="units") * 3
+    one = torch.ones(2, 1, 1, dtype=torch.float64)
+    np.testing.assert_allclose(feature_gap(maps, maps.roll(1, 0), 9.0), 2, rtol=0.1)  # two images: twice the variance
+    np.testing.assert_allclose(masked_norm(maps, maps + 3, 9.0, one), 1, rtol=1e-9)
+
+
+def test_arrivals_count_the_other_classes_only():
+    labels, predicted = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 1])
+    np.testing.assert_allclose(arrivals(predicted, labels, 3), [0, 2 / 3, 0])
+    assert not arrivals(labels, labels, 3).any()
+
+
+def test_poisoned_batches_have_a_tenth_and_one_written_image():
+    x = torch.rand(20, 3, 8, 8, generator=stream("batch"))
+    writer = blank_writer(3, 8, stream("writer"), x.device)
+    mixed = poisoned(x, writer, 0.1, stream("rows"))
+    changed = (mixed != x).flatten(1).any(1)
+    assert changed.sum() == 3
+    torch.testing.assert_close(mixed[changed], writer(x[changed]))
+    assert not mixed.requires_grad
+
+
+def test_pretrained_generator_changes_little_and_stamps_whole_levels():
+    known = Decoupler(planted_net(20), evidence(20), 32)
+    writer = blank_writer(3, 8, stream("writer"), torch.device("cpu"))
+    before = image_gap(known.images / 255, writer(known.images / 255)).item()
+    known.pretrain(writer, 6, 1e-2, stream("pretrain"))
+    assert image_gap(known.images / 255, writer(known.images / 255)) < min(0.1, before / 2)
+    expected = (255 * writer(known.images / 255)).round().to(torch.uint8)
+    assert (writer.stamp(known.images).int() - expected.int()).abs().max() <= 1  # a batch may round differently
+
+
+# --- Planted backdoors
+
+
+@pytest.mark.parametrize("free", ["tanh", "clamped"])
+def test_mask_keeps_what_classifies_and_leaves_the_planted_feature(free: Literal["tanh", "clamped"]):
+    known = Decoupler(planted_net(20), evidence(20), 32)
+    mask = known.mask(40, 0.05, 0.5, stream("mask"), free)
+    assert mask[:-1].min() > 0.8
+    assert mask[-1].max() < 0.2
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_inversion_finds_the_planted_class_and_its_trigger(variant):
+    method = BTIDBF(variant=variant, width=8, batch=16, mask_epochs=20, mask_rate=0.05, learning_rate=0.01)
+    given = evidence(20)
+    found = method.invert(given, stream("invert"))
+    assert found.flagged.tolist() == [k == TARGET for k in range(CLASSES)]
+    images, labels = scenes(100, "test")
+    others = images[labels != TARGET]
+    stamped = found.stamp(others, TARGET)
+    assert (predict(given.net, stamped) == TARGET).double().mean() > 0.9
+    assert torch.equal(stamped, found.stamp(others, 0))
+    clean = method.invert(evidence(0), stream("invert"))
+    assert clean.anomaly[TARGET] < found.anomaly[TARGET] - 0.3
+
+
+def test_unlearning_removes_the_planted_backdoor():
+    method = BTIDBFU(
+        rounds=2, width=8, batch=16, mask_epochs=20, mask_rate=0.05, generator_rate=0.01, learning_rate=0.02
+    )
+    net = method.repair(evidence(20), stream("repair"))
+    accuracy, asr = rates(net)
+    assert accuracy > 0.95
+    assert asr < 0.1
+
+
+def test_purifier_removes_the_planted_trigger():
+    method = BTIDBFP(
+        rounds=2, width=8, batch=16, mask_epochs=20, mask_rate=0.05, generator_rate=0.01, purify_epochs=6, share=0.5
+    )
+    images, labels = scenes(200, "test")
+    given = evidence(20)
+    purified = method.purify(given, torch.cat([triggered(images), images]), stream("purify"))
+    stamped, clean = predict(given.net, purified).split(200)
+    assert (clean == labels).double().mean() > 0.9
+    assert (stamped[labels != TARGET] == TARGET).double().mean() < 0.3
+
+
+def test_noise_on_neurons_wakes_the_planted_class():
+    method = BAN(mask_epochs=40, mask_rate=0.05, mask_weight=0.5, batch=32, epsilon=0.5)
+    found = method.invert(evidence(20), stream("ban"))
+    assert found.flagged.tolist() == [k == TARGET for k in range(CLASSES)]
+    assert found.stamp is None
+    assert method.invert(evidence(0), stream("ban")).anomaly[TARGET] < 0.1
+
+
+# --- What the two defenses and BAN minimize
+
+
+def test_unlearning_pulls_the_mixed_maps_to_the_clean_ones_alone():
+    net = linear_net()
+    clean, mixed = (torch.rand(5, 3, 4, 4, generator=stream(s), dtype=torch.float64) for s in ("clean", "mixed"))
+    labels = torch.tensor([0, 3, 1, 1, 2])
+    h, g = net.feature_maps(255 * clean).detach(), net.feature_maps(255 * mixed)
+    expected = cross_entropy(net, g.detach().numpy(), labels.numpy()) + squares(h.numpy(), g.detach().numpy(), 1, 2.5)
+    loss = unlearning_loss(net, clean, mixed, labels, 2.5)
+    np.testing.assert_allclose(loss.item(), expected, rtol=1e-10)
+    weight = net.stages["maps"].weight
+    fixed = functional.cross_entropy(net.classify(g), labels) + (h - g).square().mean() / 2.5
+    (found,), (wanted,) = torch.autograd.grad(loss, weight), torch.autograd.grad(fixed, weight)
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize(("bound", "weight"), [(1e-6, 100), (1e6, 1)])
+def test_purifying_loss_minds_the_image_more_beyond_the_bound(bound, weight):
+    net = linear_net()
+    clean, purified = (torch.rand(5, 3, 4, 4, generator=stream(s), dtype=torch.float64) for s in ("clean", "pure"))
+    labels, maps = torch.tensor([0, 3, 1, 1, 2]), doubles(5, 3, 2, 2, seed="wanted")
+    g = net.feature_maps(255 * purified).detach().numpy()
+    expected = cross_entropy(net, g, labels.numpy()) + squares(maps.numpy(), g, 1, 2.5)
+    expected += weight * float(((clean - purified) ** 2).mean()) / 0.04
+    found = purifying_loss(net, clean, purified, maps, labels, 2.5, bound)
+    np.testing.assert_allclose(found.item(), expected, rtol=1e-10)
+
+
+def test_noise_steps_raise_the_loss_by_sign_and_stay_within_the_bound():
+    net = planted_net(20).double()
+    images, labels = scenes(40, "noise")
+    x, name = images.double(), "stages.maps.norm"
+    noise = {name: 0.1 * doubles(2, CLASSES + 1, seed="noise").clamp(-1, 1)}
+
+    def loss(value: torch.Tensor) -> float:
+        noisy = planted_net(20).double()
+        norm = noisy.get_submodule(name)
+        with torch.no_grad():
+            norm.weight *= 1 + value[0]
+            norm.bias *= 1 + value[1]
+        return functional.cross_entropy(noisy(x), labels).item()
+
+    slopes = torch.zeros(2, CLASSES + 1, dtype=torch.float64)
+    for i in range(2):
+        for j in range(CLASSES + 1):
+            step = torch.zeros_like(slopes)
+            step[i, j] = 1e-4
+            slopes[i, j] = loss(noise[name] + step) - loss(noise[name] - step)
+    found = climbed(net, x, labels, noise, 0.05, 0.12)[name]
+    sure = slopes.abs() > 1e-12  # shifts of zero stay zero, whatever their noise
+    torch.testing.assert_close(found[sure], (noise[name] + 0.05 * slopes.sign()).clamp(-0.12, 0.12)[sure])
+    assert sure.sum() >= CLASSES + 2
+    assert set(perturbed(net, noise)) == {f"{name}.weight", f"{name}.bias"}
