@@ -28,7 +28,15 @@ rule draw:
 
 def figures(suffix):
     """Those that the grid has something for."""
-    names = ["attacks", "detection", "levels", "nuisance", "families", "evasion", "ladder"]
+    names = [
+        "attacks",
+        "detection",
+        "levels",
+        "nuisance",
+        "families",
+        "evasion",
+        "ladder",
+    ]
     if any(retrained(vars(cell)) for cell in GRID.cells()):
         names.append("cleansing")
     if any(
