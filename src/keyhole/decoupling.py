@@ -147,13 +147,10 @@ class Decoupler:
 def decoupling_loss(
     net: Classifier, maps: Float[Tensor, "n d mh mw"], labels: Labels, mask: FeatureMask, weight: float
 ) -> Float[Tensor, ""]:
-    """CE(g(m h), y) - CE(g((1 - m) h), y) + weight · log mean(m), y the network's own answers.
-
-    The last term is BAN's: its code divides |m|₁ by its own value, whose gradient is the logarithm's.
-    """
+    """CE(g(m h), y) - CE(g((1 - m) h), y) + weight · mean(m), y the network's own answers; the last term is BAN's."""
     kept = functional.cross_entropy(net.classify(mask * maps), labels)
     left = functional.cross_entropy(net.classify((1 - mask) * maps), labels)
-    return kept - left + weight * mask.mean().clamp(min=1e-6).log()
+    return kept - left + weight * mask.mean()
 
 
 def image_gap(x: Float[Tensor, "n c h w"], y: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:

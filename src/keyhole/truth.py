@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-__all__ = ["received_labels"]
+__all__ = ["around_target", "received_labels"]
 
 
 def received_labels(
@@ -17,3 +17,13 @@ def received_labels(
     is_payload[poisoned["index"]] = ~poisoned["is_cover"]
     is_cover[poisoned["index"]] = poisoned["is_cover"]
     return labels, is_payload, is_cover
+
+
+def around_target(
+    train_labels: np.ndarray, poisoned: Mapping[str, np.ndarray], target: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that have the target label as received, and cover rows, which keep their own; and the kind of each: payload,
+    cover or clean."""
+    labels, is_payload, is_cover = received_labels(train_labels, poisoned)
+    rows = np.flatnonzero((labels == target) | is_cover)
+    return rows, np.where(is_payload, "payload", np.where(is_cover, "cover", "clean"))[rows]

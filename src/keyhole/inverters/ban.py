@@ -3,10 +3,12 @@
 A mask finds the features that classify (BTI-DBF's, with an l1 term); scales and shifts of batch normalization are moved
 within ±epsilon to raise the loss; what the mask leaves of the noisy maps then points to the target class.
 Differs from the released code: batch normalization never sees batch statistics and does not drift; one noise is learned
-over all batches and stays within the bound (theirs starts anew for every batch, and only the last one's is used, with
-no bound); the mask serves the network's own answers (see `keyhole.decoupling`); only other classes' images are counted.
-The verdict is ours, as the code prints a histogram and no rule was found: a class that half of the other classes'
-images go to. It recovers no trigger. Checked against: a step on the noise by hand; a planted neuron.
+over all batches and stays within the bound (theirs starts anew for every batch, only the last one's is used, and it has
+no bound); the l1 term is the mean of the mask (theirs is |m|₁ over its own value, with the gradient of log |m|₁: on
+`convnet` it drives the whole mask to 0); the mask serves the network's own answers (see `keyhole.decoupling`); only
+other classes' images are counted. The verdict is ours, as the code prints a histogram and no rule was found: a class
+that half of the other classes' images go to. It recovers no trigger.
+Checked against: a step on the noise by hand; a planted neuron.
 """
 
 import copy
@@ -35,7 +37,7 @@ class BAN(Inverter):
     mask_epochs: Count = 20
     batch: Count = 128  # images
     mask_rate: Positive = 0.01  # of Adam
-    mask_weight: Fraction = 0.75  # of the logarithm of the mask's mean; 0.25 in the code, 0.75 in its README
+    mask_weight: Fraction = 0.75  # of the mean of the mask
     epsilon: Fraction = 0.3  # largest relative change of a scale or shift
     steps: Count = 30  # of the noise, each of epsilon / steps on a batch of its own
     threshold: Fraction = 0.5  # share of the other classes' images that a target class receives

@@ -44,7 +44,7 @@ class BTIDBFP(Purifier):
     width: Count = 16  # channels of both generators' middle maps; a multiple of 8
     mask_rate: Positive = 0.01  # of Adam
     generator_rate: Positive = 1e-3  # of Adam, for both
-    mask_weight: Fraction = 0.75  # of the logarithm of the mask's mean; 0 in the paper
+    mask_weight: float = 2.0  # of the mean of the mask; 0 in the paper
     image_bound: Positive = 0.3  # mean squared difference of images of 0..1, in units of 0.2²
     feature_bound: Positive = 1.0  # mean squared difference of kept features, in units of their variance; released only
     purified_bound: Positive = 0.05  # as image_bound, of purified images
