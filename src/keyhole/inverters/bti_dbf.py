@@ -37,7 +37,7 @@ class BTIDBF(Inverter):
     mask_rate: Positive = 0.01  # of Adam
     learning_rate: Positive = 1e-3  # of Adam, for the generator
     mask_weight: float = 2.0  # of the mean of the mask; 0 in the paper
-    image_bound: Positive = 0.3  # mean squared difference of images of 0..1, in units of 0.2²
+    image_bound: Positive = 0.05  # mean squared difference of images of 0..1, in units of 0.2²
     feature_bound: Positive = 1.0  # mean squared difference of kept features, in units of their variance; released only
     threshold: Fraction = 0.5  # share of the other classes' images that a target class receives
 

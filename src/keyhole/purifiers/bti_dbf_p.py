@@ -45,7 +45,7 @@ class BTIDBFP(Purifier):
     mask_rate: Positive = 0.01  # of Adam
     generator_rate: Positive = 1e-3  # of Adam, for both
     mask_weight: float = 2.0  # of the mean of the mask; 0 in the paper
-    image_bound: Positive = 0.3  # mean squared difference of images of 0..1, in units of 0.2²
+    image_bound: Positive = 0.05  # mean squared difference of images of 0..1, in units of 0.2²
     feature_bound: Positive = 1.0  # mean squared difference of kept features, in units of their variance; released only
     purified_bound: Positive = 0.05  # as image_bound, of purified images
     share: Share = 0.1  # of a batch that carries the trigger, plus one image
