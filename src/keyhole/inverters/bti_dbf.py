@@ -2,13 +2,14 @@
 
 A mask keeps the features that classify; a generator moves the others. The class its images go to is the target; one
 generator stamps for every class. "Clean" is an answer here: a target gets half of the other classes' images, or more.
-Differs from the paper: the mask has BAN's l1 term, as with m near 1 G(x) = x is optimal; the bound on the image is held as
-in the released code (outside it, only the distance shrinks). Differs from that code: frozen batch normalization, no
-augmentation, KL divergence in pretraining, a smaller U-Net that writes a residual within the range of images and needs
-less of it; the mask serves the network's answers, not the labels; no noise in the read-out; the feature bound's unit.
-Its image bound is 0.3, its steps 1000 + 400 + 600 of 128 images; here 0.05 and 78 + 390 + 624 of 32, as on `convnet` 0.3
-turns any image into a class of its choice (0.05 and the mask's weight: chosen on the hold-out of one blended victim).
-Not reliable on `convnet`: a clean model and BadNets send six in ten to a class that is no target.
+Differs from the paper: the mask has BAN's l1 term, as with m near 1 G(x) = x is optimal; the bound on the image is
+held as in the released code (outside it, only the distance shrinks). Differs from that code: frozen batch
+normalization, no augmentation, KL divergence in pretraining, a smaller U-Net that writes a residual within the range of
+images and needs less of it; the mask serves the network's answers, not the labels; no noise in the read-out; the
+feature bound's unit. Its image bound is 0.3, its steps 1000 + 400 + 600 of 128 images; here 0.05 and 78 + 390 + 624 of
+32: on `convnet` 0.3 lets natural weaknesses win (0.05 and the mask's weight: chosen on one blended victim's hold-out).
+Not reliable on `convnet`: a clean model and a BadNets victim each sent six in ten images to a class that is no target,
+and the blended victim's target was found with one of two random streams.
 Checked against: losses in NumPy; a planted feature.
 """
 
