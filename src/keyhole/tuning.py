@@ -58,7 +58,13 @@ def accuracy(net: nn.Module, images: Images, labels: Labels) -> float:
 
 
 def fine_tune(
-    net: nn.Module, evidence: Evidence, epochs: int, learning_rate: float, rng: Generator, batch: int = 128
+    net: nn.Module,
+    evidence: Evidence,
+    epochs: int,
+    learning_rate: float,
+    rng: Generator,
+    batch: int = 128,
+    pad: int = PAD,
 ) -> None:
     """Train `net` in place on the hold-out: SGD with momentum, a fixed learning rate, random crops.
 
@@ -72,7 +78,7 @@ def fine_tune(
         weight_decay=0.0,
         schedule="steps",
         flip=False,
-        pad=PAD,
+        pad=pad,
     )
     fit(net, evidence.holdout_images, evidence.holdout_labels, recipe, rng)
 

@@ -30,6 +30,8 @@ from keyhole.training import predict
 from keyhole.types import Evidence
 
 CLASSES, SIDE, TARGET = 4, 12, 2
+SMALL = {"pretrain_epochs": 1, "mask_epochs": 40, "mask_rate": 0.05, "mask_weight": 1.0, "batch": 16, "width": 8}
+SMALL |= {"image_bound": 0.3, "feature_bound": 1.0}  # what the planted trigger needs is about 0.15
 
 
 class Templates(nn.Module):
@@ -193,9 +195,7 @@ def test_mask_keeps_what_classifies_and_leaves_the_planted_feature(free: Literal
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_inversion_finds_the_planted_class_and_its_trigger(variant):
-    method = BTIDBF(
-        variant=variant, width=8, batch=16, mask_epochs=20, mask_rate=0.05, mask_weight=0.5, learning_rate=0.01
-    )
+    method = BTIDBF(variant=variant, invert_epochs=12, learning_rate=0.01, threshold=0.5, **SMALL)
     given = evidence(20)
     found = method.invert(given, stream("invert"))
     assert found.flagged.tolist() == [k == TARGET for k in range(CLASSES)]
@@ -209,28 +209,18 @@ def test_inversion_finds_the_planted_class_and_its_trigger(variant):
 
 
 def test_unlearning_removes_the_planted_backdoor():
-    method = BTIDBFU(
-        rounds=2,
-        width=8,
-        batch=16,
-        mask_epochs=20,
-        mask_rate=0.05,
-        mask_weight=0.5,
-        generator_rate=0.01,
-        learning_rate=0.02,
-    )
+    rates_of = {"generator_rate": 0.01, "learning_rate": 0.02, "share": 0.1}
+    method = BTIDBFU(variant="paper", rounds=2, invert_epochs=4, unlearn_epochs=4, **rates_of, **SMALL)
     net = method.repair(evidence(20), stream("repair"))
     accuracy, asr = rates(net)
     assert accuracy > 0.95
     assert asr < 0.1
 
 
-@pytest.mark.parametrize(("epochs", "left"), [(6, 0), (0, 1)])
+@pytest.mark.parametrize(("epochs", "left"), [(8, 0), (0, 1)])
 def test_purifier_removes_the_planted_trigger_if_it_is_trained_to(epochs, left):
-    method = BTIDBFP(
-        rounds=1, width=8, batch=16, mask_epochs=20, mask_rate=0.05, mask_weight=0.5, generator_rate=0.01,
-        purify_epochs=epochs, share=0.5,
-    )  # fmt: skip
+    shares = {"generator_rate": 0.01, "share": 0.5, "noise": 0.03, "purified_bound": 0.05}
+    method = BTIDBFP(variant="paper", rounds=1, invert_epochs=4, purify_epochs=epochs, **shares, **SMALL)
     images, labels = scenes(200, "test")
     given = evidence(20)
     purified = method.purify(given, torch.cat([triggered(images), images]), stream("purify"))
@@ -241,7 +231,7 @@ def test_purifier_removes_the_planted_trigger_if_it_is_trained_to(epochs, left):
 
 
 def test_noise_on_neurons_wakes_the_planted_class():
-    method = BAN(mask_epochs=40, mask_rate=0.05, mask_weight=0.5, batch=32, epsilon=0.5)
+    method = BAN(mask_epochs=40, mask_rate=0.05, mask_weight=0.5, batch=32, epsilon=0.5, steps=30, threshold=0.5)
     found = method.invert(evidence(20), stream("ban"))
     assert found.flagged.tolist() == [k == TARGET for k in range(CLASSES)]
     assert found.stamp is None

@@ -110,7 +110,7 @@ def test_fine_tuning_is_gradient_descent_on_the_hold_out():
     case = dataclasses.replace(
         case, holdout_labels=(case.holdout_labels + 1) % CLASSES
     )  # so that there is much to learn
-    tuned = FineTuning(epochs=1, batch=1000, learning_rate=0.05).repair(case, stream("tune"))
+    tuned = FineTuning(epochs=1, batch=1000, learning_rate=0.05, pad=0).repair(case, stream("tune"))
     weight, bias = (p.detach().double().numpy() for p in case.net.head.parameters())
     features = case.net.double().stages["penultimate"](case.net.normalize(case.holdout_images)).numpy()
     _, to_weight, to_bias, _ = slow_gradients(weight, bias, features, case.holdout_labels.numpy())

@@ -48,14 +48,14 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Float[Tensor, "n k"]:
         return self.classify(self.feature_maps(images))
 
-    def feature_maps(self, images: Tensor) -> Float[Tensor, "n d h w"]:
-        """The last level before `penultimate` pools and flattens it."""
+    def feature_maps(self, images: Tensor) -> Tensor:
+        """The last level before `penultimate` pools and flattens it, (n, d, h, w)."""
         x = self.normalize(images)
         for stage in list(self.stages.values())[:-1]:
             x = stage(x)
         return x
 
-    def classify(self, maps: Float[Tensor, "n d h w"]) -> Float[Tensor, "n k"]:
+    def classify(self, maps: Tensor) -> Float[Tensor, "n k"]:
         """Logits from feature maps: the rest of the network."""
         return self.head(list(self.stages.values())[-1](maps))
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from torch import Generator, nn
 
-from keyhole.parameters import Count, Positive
+from keyhole.parameters import Count, Natural, Positive
 from keyhole.repairers import Repairer
-from keyhole.tuning import fine_tune, require_holdout
+from keyhole.tuning import PAD, fine_tune, require_holdout
 from keyhole.types import Evidence
 
 __all__ = ["FineTuning"]
@@ -24,6 +24,7 @@ class FineTuning(Repairer):
     epochs: Count = 20  # passes over the hold-out
     learning_rate: Positive = 0.01
     batch: Count = 128  # images
+    pad: Natural = PAD  # pixels around an image, for random crops
 
     def repair(self, evidence: Evidence, rng: Generator) -> nn.Module:
         """See the base class.
@@ -33,5 +34,5 @@ class FineTuning(Repairer):
         """
         require_holdout(evidence)
         net = copy.deepcopy(evidence.net)
-        fine_tune(net, evidence, self.epochs, self.learning_rate, rng, self.batch)
+        fine_tune(net, evidence, self.epochs, self.learning_rate, rng, self.batch, self.pad)
         return net
