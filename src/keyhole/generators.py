@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from keyhole import training
+from keyhole.tuning import batches
 from keyhole.types import Images, Labels
 
 __all__ = ["BitReader", "BitWriter", "UNet", "draws", "fresh", "half", "restored", "rounded", "set_rate", "tensors_of"]
@@ -122,12 +123,9 @@ def restored(build: Callable[[], nn.Module], tensors: dict[str, Tensor], name: s
 def draws(
     images: Images, labels: Labels, batch: int, device: torch.device, rng: Generator
 ) -> Iterator[tuple[Float[Tensor, "m c h w"], Labels]]:
-    """Batches of rows without end, every row once before any row twice; images as 0..1."""
-    size = min(batch, len(images))
-    while True:
-        for rows in torch.randperm(len(images), generator=rng)[: len(images) // size * size].split(size):
-            there = rows.to(images.device)
-            yield images[there].to(device).float().div(255), labels[rows.to(labels.device)].to(device)
+    """As `keyhole.tuning.batches`, on a device and with images as 0..1."""
+    for x, y in batches(images, labels, batch, rng):
+        yield x.to(device).div(255), y.to(device)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -49,7 +49,7 @@ def batches(
     while True:
         for rows in torch.randperm(len(images), generator=rng)[: len(images) // size * size].split(size):
             there = rows.to(images.device)
-            yield images[there].float(), labels[there]
+            yield images[there].float(), labels[rows.to(labels.device)]
 
 
 def accuracy(net: nn.Module, images: Images, labels: Labels) -> float:
