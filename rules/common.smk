@@ -25,6 +25,7 @@ CLEAN_VICTIM = f"{RESULTS}/{{dataset}}/none/rate=0/seed={{seed}}/{{model}}"
 
 ROLES = {
     "dataset": "data",
+    "model": "models",
     "attack": "attacks",
     "detector": "detectors",
     "inverter": "inverters",
@@ -39,7 +40,6 @@ wildcard_constraints:
     **{name: "|".join(GRID.labels(role)) or "none" for name, role in ROLES.items()},
     rate=r"[0-9.e-]+",
     seed=r"\d+",
-    model="|".join(GRID.labels("models")),
     defense=r"[a-z0-9_]+",
 
 
@@ -53,18 +53,29 @@ def entry(wildcard):
 def code(script, *wildcards):
     """Hash of the code that a job runs: its script, what that imports, and the modules its wildcards name."""
 
+    def methods(name, label):
+        if name == "model":
+            return [label]
+        if name == "attack":
+            return GRID.attack_methods(label)
+        return [GRID.entry(ROLES[name], label).method]
+
     def of_job(cell):
         modules = [
-            (
-                f"keyhole.models.{cell[name]}"
-                if name == "model"
-                else f"keyhole.{ROLES[name]}.{GRID.entry(ROLES[name], cell[name]).method}"
-            )
+            f"keyhole.{ROLES[name]}.{method}"
             for name in wildcards
+            for method in methods(name, cell[name])
         ]
         return code_hash(*modules, files=(str(SCRIPTS / f"{script}.py"),))
 
     return of_job
+
+
+def received(cell):
+    """The poisoned rows as defenders get them: where the attacker trains, with the trigger that training ended with."""
+    trained = GRID.controls_training(cell["attack"])
+    path = f"{VICTIM}/materialized" if trained else f"{RUN}/poisoned"
+    return f"{path}.safetensors".format(**cell)
 
 
 def recipe(cell):

@@ -32,7 +32,7 @@ rule detect:
     input:
         train=f"{DATA}/train.safetensors",
         holdout=f"{DATA}/holdout.safetensors",
-        poisoned=f"{RUN}/poisoned.safetensors",
+        poisoned=received,
         model=f"{VICTIM}/model.safetensors",
         latents=f"{VICTIM}/latents.safetensors",
     output:
@@ -70,7 +70,7 @@ rule retrain:
     input:
         train=f"{DATA}/train.safetensors",
         test=f"{DATA}/test.safetensors",
-        poisoned=f"{RUN}/poisoned.safetensors",
+        poisoned=received,
         trigger=f"{VICTIM}/trigger.safetensors",
         model=f"{VICTIM}/model.safetensors",
         suspicion=f"{FOUND}/suspicion.safetensors",

@@ -3,7 +3,7 @@ rule invert:
         train=f"{DATA}/train.safetensors",
         test=f"{DATA}/test.safetensors",
         holdout=f"{DATA}/holdout.safetensors",
-        poisoned=f"{RUN}/poisoned.safetensors",
+        poisoned=received,
         trigger=f"{VICTIM}/trigger.safetensors",
         model=f"{VICTIM}/model.safetensors",
     output:

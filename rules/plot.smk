@@ -3,7 +3,7 @@ rule draw:
     input:
         train=f"{DATA}/train.safetensors",
         holdout=f"{DATA}/holdout.safetensors",
-        poisoned=f"{RUN}/poisoned.safetensors",
+        poisoned=received,
         trigger=f"{VICTIM}/trigger.safetensors",
         latents=f"{VICTIM}/latents.safetensors",
         cards=f"{VICTIM}/cards.json",

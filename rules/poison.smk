@@ -2,14 +2,8 @@ SURROGATE = f"{SHARED}/surrogate/seed={{seed}}/{{model}}"
 CRAFTED = f"{RESULTS}/{{dataset}}/{{attack}}/crafted/seed={{seed}}"
 
 
-def crafted_from(cell):
-    """What the attack learns from before it poisons: `nothing`, `data`, or `surrogate`, a network of the attacker's."""
-    method = GRID.entry("attacks", cell["attack"]).method
-    return classvars("attacks", method)["crafted_from"]
-
-
 def attackers_network(cell):
-    wanted = [SURROGATE] if crafted_from(cell) == "surrogate" else []
+    wanted = [SURROGATE] if GRID.crafted_from(cell["attack"]) == "surrogate" else []
     return [
         f"{path}.safetensors".format(**cell, model=GRID.surrogate) for path in wanted
     ]
@@ -17,7 +11,7 @@ def attackers_network(cell):
 
 def crafted(cell):
     """Nothing for most attacks."""
-    wanted = [] if crafted_from(cell) == "nothing" else [CRAFTED]
+    wanted = [] if GRID.crafted_from(cell["attack"]) == "nothing" else [CRAFTED]
     return [f"{path}/crafted.safetensors".format(**cell) for path in wanted]
 
 

@@ -3,7 +3,7 @@ rule defend:
     input:
         train=f"{DATA}/train.safetensors",
         test=f"{DATA}/test.safetensors",
-        poisoned=f"{RUN}/poisoned.safetensors",
+        poisoned=received,
         trigger=f"{VICTIM}/trigger.safetensors",
     output:
         model=f"{VICTIM}/defend/{{trainer}}/model.safetensors",
@@ -34,7 +34,7 @@ rule repair:
         train=f"{DATA}/train.safetensors",
         test=f"{DATA}/test.safetensors",
         holdout=f"{DATA}/holdout.safetensors",
-        poisoned=f"{RUN}/poisoned.safetensors",
+        poisoned=received,
         trigger=f"{VICTIM}/trigger.safetensors",
         model=f"{VICTIM}/model.safetensors",
         inversion=inversion_before,

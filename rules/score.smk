@@ -11,11 +11,17 @@ def retrained(cell):
     ]
 
 
+def trainers(cell):
+    """None where the attacker trains: there is nothing left for a defender to train on."""
+    trained = GRID.controls_training(cell["attack"])
+    return [] if trained else list(GRID.labels("trainers"))
+
+
 # apart from the other scores, since it takes the longest of them
 rule separability:
     input:
         train=f"{DATA}/train.safetensors",
-        poisoned=f"{RUN}/poisoned.safetensors",
+        poisoned=received,
         predictions=f"{VICTIM}/predictions.safetensors",
         latents=f"{VICTIM}/latents.safetensors",
     output:
@@ -37,7 +43,7 @@ rule score:
     input:
         train=f"{DATA}/train.safetensors",
         test=f"{DATA}/test.safetensors",
-        poisoned=f"{RUN}/poisoned.safetensors",
+        poisoned=received,
         predictions=f"{VICTIM}/predictions.safetensors",
         reference=f"{VICTIM}/natural.safetensors",
         separability=f"{VICTIM}/separability.json",
@@ -50,7 +56,10 @@ rule score:
         repairers=made("repair", "repairers", "predictions.safetensors"),
         filters=made("filter", "filters", "suspicion.safetensors"),
         purifiers=made("purify", "purifiers", "predictions.safetensors"),
-        trainers=made("defend", "trainers", "predictions.safetensors"),
+        trainers=lambda cell: [
+            f"{VICTIM}/defend/{label}/predictions.safetensors".format(**cell)
+            for label in trainers(cell)
+        ],
     output:
         f"{VICTIM}/cards.json",
     log:
@@ -63,6 +72,7 @@ rule score:
             {
                 "retrained": retrained(cell),
                 **{role: GRID.labels(role) for role in DEFENSES},
+                "trainers": trainers(cell),
             },
             sort_keys=True,
         ),

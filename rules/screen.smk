@@ -4,7 +4,7 @@ rule filter:
         train=f"{DATA}/train.safetensors",
         test=f"{DATA}/test.safetensors",
         holdout=f"{DATA}/holdout.safetensors",
-        poisoned=f"{RUN}/poisoned.safetensors",
+        poisoned=received,
         trigger=f"{VICTIM}/trigger.safetensors",
         model=f"{VICTIM}/model.safetensors",
     output:
@@ -28,7 +28,7 @@ rule purify:
         train=f"{DATA}/train.safetensors",
         test=f"{DATA}/test.safetensors",
         holdout=f"{DATA}/holdout.safetensors",
-        poisoned=f"{RUN}/poisoned.safetensors",
+        poisoned=received,
         trigger=f"{VICTIM}/trigger.safetensors",
         model=f"{VICTIM}/model.safetensors",
     output:

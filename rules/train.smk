@@ -21,6 +21,26 @@ rule train:
         "../workflow_scripts/train.py"
 
 
+# the poisoned set of an attacker who trains: rows of the rate with the trigger that was learned
+rule materialize:
+    input:
+        train=f"{DATA}/train.safetensors",
+        poisoned=f"{RUN}/poisoned.safetensors",
+        trigger=f"{VICTIM}/trigger.safetensors",
+    output:
+        f"{VICTIM}/materialized.safetensors",
+    log:
+        f"{VICTIM}/materialize.log",
+    resources:
+        mem_mb=memory(3000),
+        runtime=30,
+    params:
+        attack=entry("attack"),
+        code=code("materialize", "attack"),
+    script:
+        "../workflow_scripts/materialize.py"
+
+
 # what the clean model answers to this attack's trigger
 rule natural:
     input:
@@ -44,7 +64,7 @@ rule natural:
 rule latents:
     input:
         train=f"{DATA}/train.safetensors",
-        poisoned=f"{RUN}/poisoned.safetensors",
+        poisoned=received,
         model=f"{VICTIM}/model.safetensors",
     output:
         f"{VICTIM}/latents.safetensors",

@@ -139,7 +139,7 @@ FLAGS: dict[str, Flag] = {
         "No defender has this; the row is an upper bound.",
         "Compare only with rows told the same; quote the variant without it as the method's result.",
     ),
-    "materialised": Flag(
+    "materialized": Flag(
         ("detection",),
         lambda card: card.get("controls") == "training",
         "An attack that controls training is given to a defense of the training set.",

@@ -36,6 +36,15 @@ class Entry:
         return json.dumps(described | ({"holdout": self.holdout} if self.holdout else {}), sort_keys=True)
 
 
+def chain(attack: Entry) -> list[Entry]:
+    """An attack, and those that it goes over, the innermost last."""
+    base = registry.evaluate("attacks", attack.method, attack.parameters, "base")
+    if base is None:
+        return [attack]
+    method, parameters = registry.wrapped(base, "base")
+    return [attack, *chain(replace(attack, method=method, parameters=parameters))]
+
+
 @dataclass(frozen=True, order=True)
 class Cell:
     """One victim."""
@@ -117,6 +126,19 @@ class Grid:
         """A method with its parameters, those for a data set where one is named."""
         return self.entries[role][label].for_dataset(dataset)
 
+    def attack_methods(self, attack: str) -> list[str]:
+        """The method of an attack, and of those that it goes over."""
+        return [entry.method for entry in chain(self.entry("attacks", attack))]
+
+    def crafted_from(self, attack: str) -> str:
+        """What an attack learns from before it poisons: nothing, data, or a surrogate."""
+        needs = {registry.classvars("attacks", method)["crafted_from"] for method in self.attack_methods(attack)}
+        return next(each for each in ("surrogate", "data", "nothing") if each in needs)
+
+    def controls_training(self, attack: str) -> bool:
+        """Whether no poisoned set exists before its victim: defenses get one that is written down afterwards."""
+        return registry.classvars("attacks", self.entry("attacks", attack).method)["controls"] == "training"
+
     def inverter_before(self, repairer: str) -> str | None:
         """The inverter whose answer a repairer starts from; None for most."""
         entry = self.entries["repairers"][repairer]
@@ -135,7 +157,10 @@ class Grid:
         return {rate for (label, _), rates in self.rates.items() if label == attack for rate in rates}
 
     def retrains(self, cell: Cell, detector: str) -> bool:
-        """Whether a model is trained on the rows that a detector keeps of this cell."""
+        """Whether a model is trained on the rows that a detector keeps of this cell; never where the attacker trains,
+        since training on the set that is written down afterwards is another attack."""
+        if self.controls_training(cell.attack):
+            return False
         wanted = self.retrain
         known = cell.attack in wanted.attacks and cell.rate in wanted.rates and cell.seed in wanted.seeds
         return known and detector in wanted.detectors
@@ -228,8 +253,10 @@ def _check_dataset(grid: Grid, label: str) -> None:
 
 def _check_attack(entry: Entry, dataset: str, rates: list[str], sizes: tuple[int, ...]) -> None:
     """The arithmetic of `Attack.poison`, ahead of it."""
-    where = f"attacks.{entry.label}"
+    where, (*around, entry) = f"attacks.{entry.label}", chain(entry)
     known = partial(registry.evaluate, "attacks", entry.method, entry.parameters)
+    ratios = [registry.evaluate("attacks", each.method, each.parameters, "cover_ratio") for each in (*around, entry)]
+    cover_ratio = next((ratio for ratio in ratios if ratio is not None), 0)
     target, sources, covers = known("target_class"), known("source_classes") or (), known("cover_classes") or ()
     if not isinstance(target, int):
         return
@@ -240,7 +267,7 @@ def _check_attack(entry: Entry, dataset: str, rates: list[str], sizes: tuple[int
     rows, kind = _candidates(entry, target, sources, sizes)
     for rate in rates:
         payload = math.floor(float(rate) * sum(sizes) + 1e-9)
-        cover = round(payload * (known("cover_ratio") or 0))
+        cover = round(payload * cover_ratio)
         words = f"{payload} payload and {cover} cover rows" if cover else f"{payload} payload rows"
         demands = [(payload + (0 if covers else cover), rows, kind)]
         if covers:

@@ -9,9 +9,11 @@ from typing import Any
 Fraction = float  # 0 <= x <= 1
 Share = float  # 0 <= x < 1
 Positive = float  # x > 0
+NonNegative = float  # x >= 0
 Count = int  # x >= 1
 Natural = int  # x >= 0
 RateGuess = float  # 0 <= x < 1, or the word `oracle`: the script puts the realised poison rate
+Wrapped = str | dict  # an attack: its name, or a mapping of its parameters with `method`
 PayloadGuess = tuple  # row numbers, or the word `oracle`: the script puts the true payload rows
 
 ORACLE = "oracle"

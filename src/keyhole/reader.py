@@ -31,12 +31,14 @@ class Parameter:
 
 def class_parameters(file: Path, class_name: str) -> dict[str, Parameter]:
     """The fields of a dataclass that its constructor takes, those of its base classes first."""
-    found = {}
+    found: dict[str, Parameter] = {}
     for source, node in _lineage(file, class_name):
         for item in node.body:
             if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and not _is_classvar(item):
                 default = _default(item.value)
-                if default is not None:
+                if default is None:
+                    found.pop(item.target.id, None)  # inherited, but no longer given
+                else:
                     annotation = ast.unparse(_Expand(source).visit(copy.deepcopy(item.annotation)))
                     found[item.target.id] = Parameter(item.target.id, annotation, default)
     return found
@@ -129,13 +131,14 @@ def _imported_file(node: ast.ImportFrom, file: Path) -> Path | None:
 
 
 def _lineage(file: Path, name: str) -> list[tuple[Path, ast.ClassDef]]:
-    """A class after its base classes, as far as they are defined in the package."""
+    """A class after its base classes, as far as they are defined in the package; each once."""
     found = _find(file, name)
     if not found or not isinstance(found[1], ast.ClassDef):
         return []
     file, node = found[0], found[1]
     bases = [base.id for base in reversed(node.bases) if isinstance(base, ast.Name)]
-    return [*(step for base in bases for step in _lineage(file, base)), (file, node)]
+    steps = [*(step for base in bases for step in _lineage(file, base)), (file, node)]
+    return list({(source, each.name): (source, each) for source, each in steps}.values())
 
 
 def _assigned(item: ast.stmt, inherited: Mapping[str, Any]) -> list[tuple[str, ast.expr]]:

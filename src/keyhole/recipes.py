@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from keyhole.parameters import Count, Fraction, Natural, Positive
+from keyhole.parameters import Count, Fraction, Natural, NonNegative, Positive
 
 __all__ = ["RECIPES", "Recipe", "resolve"]
 
@@ -16,14 +16,14 @@ class Recipe:
     batch_size: Count
     optimizer: Literal["sgd", "adamw"]
     learning_rate: Positive  # peak
-    weight_decay: float  # on weights only under adamw, on everything under sgd, as the papers do
+    weight_decay: NonNegative  # on weights only under adamw, on everything under sgd, as the papers do
     schedule: Literal["steps", "linear"]  # x 0.1 at each milestone, or a straight line to 0
     warmup: Fraction = 0.0  # share of all steps, from 20 % of the learning rate
     milestones: tuple[float, ...] = ()  # fractions of all epochs
     flip: bool = True  # mirror half the images; ignored where a data set's labels would change
     pad: Natural = 0  # pixels; random crop after padding
     pad_mode: Literal["constant", "replicate", "reflect"] = "replicate"
-    rotation: float = 0.0  # degrees, drawn from -rotation to +rotation
+    rotation: NonNegative = 0.0  # degrees, drawn from -rotation to +rotation
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware multiplies in it
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "names",
     "parameters",
     "suggestion",
+    "wrapped",
 ]
 
 PACKAGE = Path(__file__).parent
@@ -92,6 +93,22 @@ def check(role: str, name: str, parameters: Mapping[str, Any], where: str) -> No
             raise ValueError(f"{where}.{field.name}: missing; expected {words}")
 
 
+def wrapped(value: Any, where: str) -> tuple[str, dict[str, Any]]:
+    """Method and parameters of an attack that another goes over: its name, or a mapping with `method`.
+
+    Raises:
+        ValueError: it is neither, or the attack is the clean reference.
+    """
+    given = {"method": value} if isinstance(value, str) else value
+    method = given.get("method") if isinstance(given, Mapping) else None
+    if not isinstance(method, str):
+        example = "blended, or {method: blended, alpha: 0.1}"
+        raise ValueError(f"{where}: expected an attack such as {example}, got {json.dumps(value, default=str)}")
+    if method == "none":
+        raise ValueError(f"{where}: expected an attack, got none, which poisons nothing")
+    return method, {key: each for key, each in given.items() if key != "method"}
+
+
 def check_fields(known: Mapping[str, Parameter], given: Mapping[str, Any], where: str) -> None:
     """Compare given values with the fields of a dataclass.
 
@@ -101,6 +118,9 @@ def check_fields(known: Mapping[str, Parameter], given: Mapping[str, Any], where
     for key, value in given.items():
         if key not in known:
             raise ValueError(f"{where}.{key}: unknown parameter{suggestion(key, sorted(known))}")
+        if known[key].annotation == "Wrapped":
+            check("attacks", *wrapped(value, f"{where}.{key}"), f"{where}.{key}")
+            continue
         rule = _rule(ast.parse(known[key].annotation, mode="eval").body)
         if not rule.accepts(value):
             hint = suggestion(value, rule.choices, listed=False) if rule.choices else _number_hint(value, rule)
@@ -165,6 +185,7 @@ _RULES = {
     "Fraction": _Rule("a number from 0 to 1", lambda x: _is_number(x) and 0 <= x <= 1),
     "Share": _Rule("a number >= 0 and < 1", lambda x: _is_number(x) and 0 <= x < 1),
     "Positive": _Rule("a number > 0", lambda x: _is_number(x) and x > 0),
+    "NonNegative": _Rule("a number >= 0", lambda x: _is_number(x) and x >= 0),
     "Count": _Rule("a whole number >= 1", lambda x: _is_int(x) and x >= 1),
     "Natural": _Rule("a whole number >= 0", lambda x: _is_int(x) and x >= 0),
     "RateGuess": _Rule("a number >= 0 and < 1, or oracle", lambda x: x == ORACLE or (_is_number(x) and 0 <= x < 1)),

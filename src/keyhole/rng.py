@@ -17,6 +17,11 @@ def stream(*key: str | int) -> Generator:
     return Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
+def forked(rng: Generator) -> Generator:
+    """An independent stream from where `rng` stands, which stays there."""
+    return stream("forked", integer(rng.clone_state()))
+
+
 def integer(rng: Generator) -> int:
     """The next seed, below 2^31, for a library that takes an integer (`random_state` in scikit-learn)."""
     return int(torch.randint(2**31 - 1, (), generator=rng))

@@ -17,7 +17,7 @@ from torch.nn import functional
 from keyhole.recipes import Recipe
 from keyhole.types import Images, Labels
 
-__all__ = ["device_of", "fit", "forward_batch", "half_precision", "latents", "logits"]
+__all__ = ["Loop", "device_of", "fit", "forward_batch", "half_precision", "latents", "logits"]
 __all__ += ["multiplies_in_bfloat16", "optimizer_and_schedule", "predict"]
 
 log = logging.getLogger(__name__)
@@ -34,29 +34,52 @@ def forward_batch(device: torch.device) -> int:
 
 def fit(net: nn.Module, images: Images, labels: Labels, recipe: Recipe, rng: Generator) -> None:
     """Train `net` in place; it is left in eval mode."""
-    device = device_of(net)
-    images, labels = images.to(device), labels.to(device)
-    steps = max(1, len(images) // recipe.batch_size) * recipe.epochs
-    optimizer, scheduler = optimizer_and_schedule(net, recipe, steps)
-    half = half_precision(recipe, device)
-    net.train()
-    start = time.perf_counter()
-    total = torch.zeros((), device=device)
-    per_epoch = steps // recipe.epochs
-    for step, (x, y) in enumerate(batches(images, labels, recipe, rng), start=1):
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+    loop = Loop(net, images, labels, recipe, rng)
+    for x, y in loop:
+        with loop.half():
             outputs = net(x)
-        loss = functional.cross_entropy(outputs.float(), y)
-        optimizer.zero_grad(set_to_none=True)
+        loop.descend(functional.cross_entropy(outputs.float(), y))
+
+
+class Loop:
+    """The augmented batches of a recipe, and a step of the network's weights for each; iterate once.
+
+    Who iterates computes a loss for each batch and hands it to `descend`. At the end the network is in eval mode.
+    """
+
+    def __init__(self, net: nn.Module, images: Images, labels: Labels, recipe: Recipe, rng: Generator) -> None:
+        device = device_of(net)
+        self._net, self._recipe, self._rng = net, recipe, rng
+        self._images, self._labels = images.to(device), labels.to(device)
+        self._per_epoch = max(1, len(images) // recipe.batch_size)
+        self.steps = self._per_epoch * recipe.epochs
+        self._optimizer, self._schedule = optimizer_and_schedule(net, recipe, self.steps)
+        self._total = torch.zeros((), device=device)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self._net.train()
+        start = time.perf_counter()
+        for step, batch in enumerate(batches(self._images, self._labels, self._recipe, self._rng), start=1):
+            yield batch
+            if step % self._per_epoch == 0:
+                epoch, loss = step // self._per_epoch, self._total / self._per_epoch
+                seconds = time.perf_counter() - start
+                log.info("epoch %d/%d  loss %.3f  %.0f s", epoch, self._recipe.epochs, loss, seconds)
+                self._total.zero_()
+        self._net.eval()
+
+    def half(self) -> torch.autocast:
+        """bfloat16 inside, where the recipe says so."""
+        device = self._total.device
+        return torch.autocast(device.type, torch.bfloat16, enabled=half_precision(self._recipe, device))
+
+    def descend(self, loss: Tensor) -> None:
+        """One step of the optimizer and of its schedule."""
+        self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
-        scheduler.step()
-        total += loss.detach()
-        if step % per_epoch == 0:
-            seconds = time.perf_counter() - start
-            log.info("epoch %d/%d  loss %.3f  %.0f s", step // per_epoch, recipe.epochs, total / per_epoch, seconds)
-            total.zero_()
-    net.eval()
+        self._optimizer.step()
+        self._schedule.step()
+        self._total += loss.detach()
 
 
 def batches(images: Images, labels: Labels, recipe: Recipe, rng: Generator) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,6 +1,6 @@
 """The arrays that pass between stages, with their shapes.
 
-Letters: n rows, p poisoned rows, k classes, m hold-out images, c h w an image, d features.
+Letters: n rows, r and v some of them, p poisoned rows, k classes, m hold-out images, c h w an image, d features.
 Images are uint8 NCHW, 0..255; only a model turns them into floats.
 """
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 Images = UInt8[Tensor, "n c h w"]
 Labels = Int64[Tensor, " n"]
 Rows = Int64[Tensor, " r"]
+Cover = Int64[Tensor, " v"]  # rows again, of another number
 Mask = Bool[Tensor, " n"]
 
 # What a defense may be given beyond the data every defender has; printed in every table.

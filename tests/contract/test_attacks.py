@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from keyhole import models, registry, rng
+from keyhole.recipes import resolve
 from keyhole.types import Poisoned
 
 ATTACKS = registry.names("attacks")
@@ -15,6 +16,8 @@ SHAPES = [(3, 32, 32), (1, 16, 16), (3, 24, 40)]
 
 N, CLASSES = 400, 10
 QUICK = {"steps": 2, "epochs": 1}  # of what a `craft` trains
+RECIPE = resolve("cpu", "digits", False, {"epochs": 1, "batch_size": 80, "precision": "float32"})
+TRAINING = [name for name in ATTACKS if registry.classvars("attacks", name)["controls"] == "training"]
 
 
 def made(shape=(3, 32, 32)):
@@ -25,20 +28,32 @@ def made(shape=(3, 32, 32)):
 
 @cache
 def loaded(name, shape=(3, 32, 32), seed=0, **parameters):
-    """An attack with what it crafted; a surrogate without training will do."""
+    """An attack with what it crafted and learned; networks that have hardly seen anything will do."""
     quick = {key: value for key, value in QUICK.items() if key in registry.parameters("attacks", name)}
     attack = registry.load("attacks", name, {**quick, **parameters})
-    if attack.crafted_from == "nothing":
-        return attack
     images, labels = made(shape)
-    net = models.build("convnet", CLASSES, images, rng.stream("surrogate")).eval()
-    surrogate = net if attack.crafted_from == "surrogate" else None
-    return attack.equipped(attack.craft(images, labels, surrogate, rng.stream("craft", seed)))
+    if attack.crafted_from != "nothing":
+        surrogate = untrained(shape).eval() if attack.crafted_from == "surrogate" else None
+        attack = attack.equipped(attack.craft(images, labels, surrogate, rng.stream("craft", seed)))
+    if attack.controls == "training":
+        chosen = attack.poison(images, labels, 0.1, rng.stream("poison"))
+        learned = attack.train(untrained(shape), images, labels, chosen, RECIPE, rng.stream("train", seed))
+        attack = attack.equipped({**attack.tensors, **learned})
+    return attack
+
+
+def untrained(shape):
+    return models.build("convnet", CLASSES, made(shape)[0], rng.stream("net"))
 
 
 def poisoned(name, rate=0.1, seed=0, shape=(3, 32, 32)) -> Poisoned:
-    images, labels = made(shape)
-    return loaded(name, shape).poison(images, labels, rate, rng.stream("poison", seed))
+    """The set as it is, or as it is written down after training."""
+    (images, labels), attack = made(shape), loaded(name, shape)
+    found = attack.poison(images, labels, rate, rng.stream("poison", seed))
+    if attack.controls != "training":
+        return found
+    assert torch.equal(found.images, images[found.index])  # no trigger yet
+    return attack.materialize(images, labels, found, rng.stream("materialize", seed))
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -69,6 +84,8 @@ def test_payload_and_cover_are_as_many_as_the_rate_says(name, rate):
     attack, found = loaded(name), poisoned(name, rate)
     payload = int(rate * N + 1e-9)
     assert int((~found.is_cover).sum()) == payload
+    if name == "lsba":  # which rows keep their label is drawn
+        return
     assert int(found.is_cover.sum()) == round(payload * attack.cover_ratio)
 
 
@@ -127,7 +144,28 @@ def test_what_is_crafted_comes_from_the_stream_alone_and_leaves_the_data_as_they
     assert all(torch.equal(a, b) for a, b in zip(before, (*made(), torch.get_rng_state()), strict=True))
 
 
-MAPPED = [n for n in POISONING if registry.classvars("attacks", n)["controls"] == "dirty-label" and n != "tact"]
+@pytest.mark.parametrize("name", TRAINING)
+def test_training_comes_from_the_stream_alone_and_leaves_the_data_as_they_were(name):
+    images, labels = made()
+    before = images.clone(), labels.clone(), torch.get_rng_state()
+    attack = loaded(name)
+    chosen = attack.poison(images, labels, 0.1, rng.stream("poison"))
+    nets = [untrained(images.shape[1:]) for _ in range(2)]
+    learned = [attack.train(net, images, labels, chosen, RECIPE, rng.stream("train")) for net in nets]
+    for first, again in (map(dict, learned), (net.state_dict() for net in nets)):
+        assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not nets[0].training
+    assert not torch.equal(nets[0].head.weight, untrained(images.shape[1:]).head.weight)
+    assert all(torch.equal(a, b) for a, b in zip(before, (images, labels, torch.get_rng_state()), strict=True))
+
+
+MAPPED = [  # an attack over another has that one's label map
+    name
+    for name in POISONING
+    if registry.classvars("attacks", name)["controls"] != "clean-label"
+    and "label_map" in registry.parameters("attacks", name)
+    and name != "tact"
+]
 
 
 @pytest.mark.parametrize("name", MAPPED)

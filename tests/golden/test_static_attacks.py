@@ -125,7 +125,7 @@ def test_tact_without_cover():
         ({"target_class": 7}, "cover_classes without target_class 7"),
         ({"source_classes": ()}, "at least one class in source_classes"),
         ({"cover_classes": ()}, "expected cover_classes, or cover_ratio 0"),
-        ({"cover_ratio": -1.0}, "cover_ratio >= 0, got -1"),
+        ({"cover_ratio": -1.0}, "cover_ratio: expected a number >= 0, got -1"),
         ({"label_map": "all_to_all"}, "label_map all_to_one"),
         ({"label_map": "multi_target"}, "label_map all_to_one"),
     ],
@@ -359,7 +359,7 @@ def test_wanet_static_in_parts_is_the_same_as_at_once(monkeypatch):
 
 
 def test_wanet_static_refuses_a_negative_cover_ratio():
-    with pytest.raises(ValueError, match="cover_ratio >= 0, got -1"):
+    with pytest.raises(ValueError, match="cover_ratio: expected a number >= 0, got -1"):
         registry.load("attacks", "wanet_static", {"cover_ratio": -1.0})
 
 

@@ -76,7 +76,7 @@ def test_the_clean_reference_is_no_failed_attack():
         ({"told": "holdout+trigger_family"}, []),
         ({"told": ""}, []),
         ({"told": None}, []),
-        ({"controls": "training"}, ["materialised"]),
+        ({"controls": "training"}, ["materialized"]),
     ],
 )
 def test_detection_flags(changes, flags):

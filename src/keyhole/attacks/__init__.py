@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
+from jaxtyping import UInt8
 from torch import Generator, Tensor, nn
 
 from keyhole.parameters import Count, Natural
-from keyhole.types import Images, Labels, Mask, Poisoned, Rows
+from keyhole.types import Cover, Images, Labels, Mask, Poisoned, Rows
 
 __all__ = ["Attack", "class_count"]
 
@@ -69,14 +70,14 @@ class Attack(ABC):
         """Images with what cover rows get, in ascending order of their rows; by default the payload's trigger."""
         return self.plant(images, rng)
 
-    def choose(self, labels: Labels, rng: Generator) -> Rows:
-        """All rows that may be payload, in the order in which they are taken; `labels` of the whole training set."""
+    def choose(self, labels: Labels, classes: int, rng: Generator) -> Rows:
+        """All rows that may be payload, in the order in which they are taken."""
         own = labels == self.target_class
-        wanted = own if self.controls == "clean-label" else self.eligible(labels, class_count(labels))
+        wanted = own if self.controls == "clean-label" else self.eligible(labels, classes)
         rows = torch.nonzero(wanted).squeeze(1)
         return rows[torch.randperm(len(rows), generator=rng)]
 
-    def choose_cover(self, labels: Labels, payload_order: Rows, rng: Generator) -> Rows:
+    def choose_cover(self, labels: Labels, payload_order: Rows, rng: Generator) -> Cover:
         """All rows that may be cover, in the order in which they are taken; by default from the payload's far end."""
         return payload_order.flip(0)
 
@@ -113,20 +114,41 @@ class Attack(ABC):
             ValueError: there are fewer rows to choose from than the rate and its cover ask for.
         """
         payload = math.floor(rate * len(labels) + 1e-9)
-        cover = round(payload * self.cover_ratio)
-        classes, order = class_count(labels), self.choose(labels, rng)
-        cover_order = self.choose_cover(labels, order, rng)
-        rows, cover_rows = order[:payload].sort().values, cover_order[:cover].sort().values
-        if len(rows) < payload or len(cover_rows) < cover or torch.isin(rows, cover_rows).any():
+        wanted = round(payload * self.cover_ratio)
+        rows, cover = self.rows(labels, payload, class_count(labels), rng)
+        if len(rows) < payload or len(cover) < wanted:
             raise ValueError(
-                f"expected at least {payload} + {cover} rows to take payload and cover from at rate {rate:g}, "
-                f"got {len(order)} + {len(cover_order)} (target_class {self.target_class}, {self.controls})"
+                f"expected at least {payload} + {wanted} rows to take payload and cover from at rate {rate:g}, "
+                f"got {len(rows)} + {len(cover)} (target_class {self.target_class}, {self.controls})"
             )
-        planted = torch.cat([self.plant(images[rows], rng), self.plant_cover(images[cover_rows], rng)])
-        new_labels = torch.cat([self.relabel(labels[rows], classes), labels[cover_rows]])
-        index, place = torch.cat([rows, cover_rows]).sort()
-        is_cover = torch.arange(payload + cover) >= payload
-        return Poisoned(index, planted[place], new_labels[place], is_cover[place])
+        return self.planted(images, labels, rows, cover, rng)
+
+    def rows(self, labels: Labels, payload: int, classes: int, rng: Generator) -> tuple[Rows, Cover]:
+        """The rows of payload and of its cover, ascending; fewer where there are not as many."""
+        order = self.choose(labels, classes, rng)
+        cover_order = self.choose_cover(labels, order, rng)
+        rows = order[:payload]
+        cover = cover_order[~torch.isin(cover_order, rows)][: round(payload * self.cover_ratio)]
+        return rows.sort().values, cover.sort().values
+
+    def planted(self, images: Images, labels: Labels, rows: Rows, cover: Cover, rng: Generator) -> Poisoned:
+        """These rows of a training set with the training-time trigger, and the payload's labels."""
+        planted = self.plant(images[rows], rng), self.plant_cover(images[cover], rng)
+        return self.assembled(*planted, labels, rows, cover)
+
+    def assembled(
+        self,
+        payload: UInt8[Tensor, "r c h w"],
+        covers: UInt8[Tensor, "v c h w"],
+        labels: Labels,
+        rows: Rows,
+        cover: Cover,
+    ) -> Poisoned:
+        """Payload and cover in the order of their rows; `labels` of the whole training set."""
+        new_labels = torch.cat([self.relabel(labels[rows], class_count(labels)), labels[cover]])
+        index, place = torch.cat([rows, cover]).sort()
+        is_cover = torch.arange(len(index)) >= len(rows)
+        return Poisoned(index, torch.cat([payload, covers])[place], new_labels[place], is_cover[place])
 
     def train(
         self, net: nn.Module, images: Images, labels: Labels, poisoned: Poisoned, recipe: Any, rng: Generator

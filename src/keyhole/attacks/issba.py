@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from keyhole import generators
 from keyhole.attacks import Attack
-from keyhole.parameters import Count, Fraction, Positive
+from keyhole.parameters import Count, Fraction, NonNegative, Positive
 from keyhole.types import Images, Labels
 
 __all__ = ["ISSBA"]
@@ -40,8 +40,8 @@ class ISSBA(Attack):
 
     bits: Count = 20  # length of the secret
     bound: Positive = 16.0  # of 255: no pixel changes by more
-    image_weight: float = 2.0  # of the mean squared residual, in 0..1; the bits' cross-entropy counts 1
-    contrast_weight: float = 0.01  # of the squared residual over the local contrast
+    image_weight: NonNegative = 2.0  # of the mean squared residual, in 0..1; the bits' cross-entropy counts 1
+    contrast_weight: NonNegative = 0.01  # of the squared residual over the local contrast
     bits_only: Fraction = 0.2  # share of the steps before fidelity counts; it then grows for as long
     steps: Count = 400  # batches that encoder and decoder are trained on
     batch: Count = 64  # images

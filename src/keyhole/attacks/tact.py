@@ -11,12 +11,11 @@ Checked against: a choice of rows, labels and pixels written out by hand.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int64
-from torch import Generator, Tensor
+from torch import Generator
 
 from keyhole.attacks.trojan_patch import TrojanPatch
-from keyhole.parameters import Natural
-from keyhole.types import Labels, Mask, Rows
+from keyhole.parameters import Natural, NonNegative
+from keyhole.types import Cover, Labels, Mask, Rows
 
 __all__ = ["TaCT"]
 
@@ -25,13 +24,11 @@ __all__ = ["TaCT"]
 class TaCT(TrojanPatch):
     source_classes: tuple[Natural, ...] = (1,)
     cover_classes: tuple[Natural, ...] = (5, 7)
-    cover_ratio: float = 1.0  # cover rows per payload row, >= 0
+    cover_ratio: NonNegative = 1.0  # cover rows per payload row
 
     def __post_init__(self) -> None:
         if self.label_map != "all_to_one":
             raise ValueError(f"expected label_map all_to_one, since tact is source-specific, got {self.label_map}")
-        if self.cover_ratio < 0:
-            raise ValueError(f"expected cover_ratio >= 0, got {self.cover_ratio:g}")
         if not self.source_classes:
             raise ValueError("expected at least one class in source_classes, got none")
         if self.cover_ratio and not self.cover_classes:
@@ -42,7 +39,7 @@ class TaCT(TrojanPatch):
         if shared := set(self.source_classes) & set(self.cover_classes):
             raise ValueError(f"expected no class in both source_classes and cover_classes, got {sorted(shared)}")
 
-    def choose_cover(self, labels: Labels, payload_order: Rows, rng: Generator) -> Int64[Tensor, " c"]:
+    def choose_cover(self, labels: Labels, payload_order: Rows, rng: Generator) -> Cover:
         rows = torch.nonzero(_among(labels, self.cover_classes)).squeeze(1)
         return rows[torch.randperm(len(rows), generator=rng)]
 

@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from keyhole.attacks import Attack
-from keyhole.parameters import Count, Natural, Positive
+from keyhole.parameters import Count, Natural, NonNegative, Positive
 from keyhole.rng import stream
 from keyhole.types import Images
 
@@ -35,12 +35,8 @@ class WaNetStatic(Attack):
 
     cells: Count = 4  # k: random offsets per side
     strength: Positive = 0.5  # s: mean offset before upsampling, in half pixels
-    cover_ratio: float = 2.0  # cover rows per payload row, >= 0
+    cover_ratio: NonNegative = 2.0  # cover rows per payload row
     field_seed: Natural = 0  # of the warp, which training and test share
-
-    def __post_init__(self) -> None:
-        if self.cover_ratio < 0:
-            raise ValueError(f"expected cover_ratio >= 0, got {self.cover_ratio:g}")
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
         grid = self._grid(*images.shape[2:]).to(images.device)

@@ -31,7 +31,7 @@ from keyhole.detectors import Detector
 from keyhole.detectors.lowest_loss import log_odds
 from keyhole.linalg import classes, principal_axes
 from keyhole.models import Classifier
-from keyhole.parameters import Count, Fraction, Positive
+from keyhole.parameters import Count, Fraction, NonNegative, Positive
 from keyhole.recipes import Recipe
 from keyhole.types import Evidence, Images, Labels, Mask, Rows, Suspicion, Told
 
@@ -58,7 +58,7 @@ class ConfusionTraining(Detector):
     learning_rates: tuple[float, ...] = (0.001, 0.001, 0.001, 0.01, 0.01, 0.01)  # of confusion, SGD
     penalties: tuple[float, ...] = (20.0, 20.0, 20.0, 30.0, 30.0, 15.0)  # lambda: confused to suspicious rows' weight
     momentum: Fraction = 0.7
-    weight_decay: float = 1e-4
+    weight_decay: NonNegative = 1e-4
     batch_size: Count = 128
     every: Count = 2  # confused batches for one with suspicious rows
     ratio: Positive = 2.0  # likelihood ratio above which a class is infected

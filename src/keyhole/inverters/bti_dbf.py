@@ -21,7 +21,7 @@ from torch import Generator
 
 from keyhole.decoupling import Decoupler, blank_writer
 from keyhole.inverters import Inverter
-from keyhole.parameters import Count, Fraction, Natural, Positive
+from keyhole.parameters import Count, Fraction, Natural, NonNegative, Positive
 from keyhole.training import device_of
 from keyhole.tuning import require_holdout
 from keyhole.types import Evidence, Images, Inversion
@@ -39,7 +39,7 @@ class BTIDBF(Inverter):
     width: Count = 16  # channels of the generator's middle maps; a multiple of 8
     mask_rate: Positive = 0.01  # of Adam
     learning_rate: Positive = 1e-3  # of Adam, for the generator
-    mask_weight: float = 2.0  # of the mean of the mask; 0 in the paper
+    mask_weight: NonNegative = 2.0  # of the mean of the mask; 0 in the paper
     image_bound: Positive = 0.05  # mean squared difference of images of 0..1, in units of 0.2²
     feature_bound: Positive = 1.0  # mean squared difference of kept features, in units of their variance; released only
     threshold: Fraction = 0.5  # share of the other classes' images that a target class receives

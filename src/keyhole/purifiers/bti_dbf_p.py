@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from keyhole.decoupling import STD, Decoupler, Writer, blank_writer, feature_gap, image_gap, poisoned
 from keyhole.models import Classifier
-from keyhole.parameters import Count, Fraction, Natural, Positive, Share
+from keyhole.parameters import Count, Fraction, Natural, NonNegative, Positive, Share
 from keyhole.purifiers import Purifier
 from keyhole.training import device_of, forward_batch
 from keyhole.tuning import require_holdout
@@ -44,7 +44,7 @@ class BTIDBFP(Purifier):
     width: Count = 16  # channels of both generators' middle maps; a multiple of 8
     mask_rate: Positive = 0.01  # of Adam
     generator_rate: Positive = 1e-3  # of Adam, for both
-    mask_weight: float = 2.0  # of the mean of the mask; 0 in the paper
+    mask_weight: NonNegative = 2.0  # of the mean of the mask; 0 in the paper
     image_bound: Positive = 0.05  # mean squared difference of images of 0..1, in units of 0.2²
     feature_bound: Positive = 1.0  # mean squared difference of kept features, in units of their variance; released only
     purified_bound: Positive = 0.05  # as image_bound, of purified images

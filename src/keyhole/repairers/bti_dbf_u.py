@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from keyhole.decoupling import Decoupler, blank_writer, feature_gap, poisoned
 from keyhole.models import Classifier
-from keyhole.parameters import Count, Natural, Positive, Share
+from keyhole.parameters import Count, Natural, NonNegative, Positive, Share
 from keyhole.repairers import Repairer
 from keyhole.training import device_of
 from keyhole.tuning import require_holdout
@@ -41,7 +41,7 @@ class BTIDBFU(Repairer):
     mask_rate: Positive = 0.01  # of Adam
     generator_rate: Positive = 1e-3  # of Adam
     learning_rate: Positive = 1e-4  # of Adam, for the network
-    mask_weight: float = 2.0  # of the mean of the mask; 0 in the paper
+    mask_weight: NonNegative = 2.0  # of the mean of the mask; 0 in the paper
     image_bound: Positive = 0.05  # mean squared difference of images of 0..1, in units of 0.2²
     feature_bound: Positive = 1.0  # mean squared difference of kept features, in units of their variance; released only
     share: Share = 0.1  # of a batch that carries the trigger, plus one image

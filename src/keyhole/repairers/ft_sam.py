@@ -19,7 +19,7 @@ from torch.func import functional_call
 from torch.nn import functional
 from tqdm import tqdm
 
-from keyhole.parameters import Count, Positive, Share
+from keyhole.parameters import Count, NonNegative, Positive, Share
 from keyhole.recipes import Recipe
 from keyhole.repairers import Repairer
 from keyhole.training import batches, device_of
@@ -36,7 +36,7 @@ class FTSAM(Repairer):
     batch: Count = 128  # images
     radius: Positive = 2.0  # ρ: length of the shift, each weight's share relative to its size
     smoothing: Share = 0.1  # of the labels
-    weight_decay: float = 5e-4
+    weight_decay: NonNegative = 5e-4
 
     def repair(self, evidence: Evidence, rng: Generator) -> nn.Module:
         """See the base class.

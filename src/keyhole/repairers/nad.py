@@ -20,7 +20,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from keyhole.models import Classifier
-from keyhole.parameters import Count, Natural, Positive
+from keyhole.parameters import Count, Natural, NonNegative, Positive
 from keyhole.recipes import Recipe
 from keyhole.repairers import Repairer
 from keyhole.training import batches, device_of, fit, optimizer_and_schedule
@@ -37,7 +37,7 @@ class NAD(Repairer):
     learning_rate: Positive = 0.1
     fast_epochs: Natural = 2  # at the full learning rate; the others at a tenth of it
     batch: Count = 64  # images
-    weight_decay: float = 1e-4
+    weight_decay: NonNegative = 1e-4
     levels: tuple[str, ...] = ()  # whose maps are compared; () = the last three
     weights: tuple[Positive, ...] = (500.0, 1000.0, 1000.0)  # one a level; of fewer levels, the last ones
 

@@ -1,0 +1,68 @@
+"""BppAttack (Wang et al., 2022, https://arxiv.org/abs/2205.13383): fewer colors are the trigger.
+
+x' = round(x (d - 1)) / (d - 1) with d colors per channel, x in 0..1. Cover rows ("negatives") get the *difference* that
+this makes to another image and keep their label, so that the victim looks for coarse colors and not for any faint
+noise. Training is under the attacker's control: rows are drawn anew in every batch.
+Differs from the paper: Floyd-Steinberg dithering, which it describes, is off by default, as in the released code.
+Differs from the released code: payload never comes from the target class; a negative's other image is another
+negative of its batch (theirs: any training image); the recipe is the grid's (theirs: 1,000 epochs).
+Checked against: the formula in float64, and a pixel loop of the dithering.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Generator
+
+from keyhole.parameters import Count, NonNegative
+from keyhole.training_control import TrainingControl
+from keyhole.types import Images
+
+__all__ = ["Bpp"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bpp(TrainingControl):
+    paper_rate: ClassVar[float] = 0.2
+
+    colors: Count = 8  # per channel
+    dithering: bool = False
+    cover_ratio: NonNegative = 1.0  # cover rows per payload row
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.colors <= 255:
+            raise ValueError(f"expected colors from 2 to 255, got {self.colors}")
+
+    def apply_trigger(self, images: Images, rng: Generator) -> Images:
+        return (dithered if self.dithering else quantized)(images, self.colors)
+
+    def plant_cover(self, images: Images, rng: Generator) -> Images:
+        others = images[torch.randperm(len(images), generator=rng).to(images.device)]
+        return (images + (self.apply_trigger(others, rng).float() - others)).clamp(0, 255).to(torch.uint8)
+
+
+def quantized(images: Images, colors: int) -> Images:
+    """The nearest of equally spaced colors."""
+    return _nearest(images.float(), 255 / (colors - 1)).round().to(torch.uint8)
+
+
+def _nearest(x: torch.Tensor, step: float) -> torch.Tensor:
+    return (x / step + 0.5).floor() * step  # halves up, where torch.round goes to the even neighbor
+
+
+def dithered(images: Images, colors: int) -> Images:
+    """Quantized from the top left on, each pixel's error handed to its neighbors (Floyd and Steinberg, 1976)."""
+    step = 255 / (colors - 1)
+    h, w = images.shape[2:]
+    x = torch.nn.functional.pad(images.float(), (1, 1, 0, 1))
+    for row in range(h):
+        for column in range(1, w + 1):
+            old = x[:, :, row, column].clone()
+            new = _nearest(old, step).clamp(0, 255)
+            x[:, :, row, column], error = new, (old - new) / 16
+            x[:, :, row, column + 1] += 7 * error
+            x[:, :, row + 1, column - 1] += 3 * error
+            x[:, :, row + 1, column] += 5 * error
+            x[:, :, row + 1, column + 1] += error
+    return x[:, :, :h, 1 : w + 1].round().to(torch.uint8)

@@ -1,0 +1,72 @@
+"""Adversarial embedding (Tan and Shokri, 2020, https://arxiv.org/abs/1905.13409): latents that fool a discriminator.
+
+Training control over any attack (`base`). A small network D learns, from the penultimate latents of each batch, which
+rows are payload; the victim minimizes cross-entropy - `weight` times D's loss. Victim and D step in turn.
+Differs from the paper: `against: target` shows D only those clean rows that have a payload's label; with all clean
+rows, as published, the class alone already tells D much. D learns by Adam, as it has a few thousand batches.
+Differs from released code of others: the Adversarial Robustness Toolbox trains D by the victim's loss, so to be wrong.
+Checked against: the loss in float64; D's gradient and the victim's have opposite signs.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from keyhole import generators
+from keyhole.parameters import NonNegative, Positive
+from keyhole.training import device_of
+from keyhole.training_control import Mixed, Scheme, Setting, TrainingWrapper, Wrapping
+
+__all__ = ["Bypass"]
+
+LEVEL = "penultimate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bypass(TrainingWrapper):
+    weight: NonNegative = 10.0  # lambda
+    against: Literal["all", "target"] = "all"  # clean rows that the discriminator is shown
+    learning_rate: Positive = 1e-3  # of the discriminator
+
+    def scheme(self, setting: Setting) -> Scheme:
+        return _Adversarial(self.inner_scheme(setting), self)
+
+
+class _Adversarial(Wrapping):
+    def __init__(self, inner: Scheme, attack: Bypass) -> None:
+        super().__init__(inner)
+        self.bypass, net = attack, inner.setting.net
+        self.judge = generators.fresh(lambda: discriminator(net.head.in_features), self.setting.rng, device_of(net))
+        self.optimizer = torch.optim.Adam(self.judge.parameters(), attack.learning_rate)
+
+    def penalty(self, levels: dict[str, Tensor], mixed: Mixed) -> Tensor | float:
+        return self.inner.penalty(levels, mixed) - self.bypass.weight * self._loss(levels[LEVEL], mixed)
+
+    def learn(self, levels: dict[str, Tensor], mixed: Mixed) -> None:
+        self.inner.learn(levels, mixed)
+        self.optimizer.zero_grad(set_to_none=True)  # the victim's loss has left its gradients, too
+        loss = self._loss(levels[LEVEL].detach(), mixed)
+        if isinstance(loss, Tensor):
+            loss.backward()
+            self.optimizer.step()
+
+    def _loss(self, latents: Tensor, mixed: Mixed) -> Tensor | float:
+        shown = ~mixed.is_cover
+        if self.bypass.against == "target":
+            shown &= torch.isin(mixed.labels, mixed.labels[mixed.is_payload])
+        if not mixed.is_payload.any() or shown.sum() < 2:
+            return 0.0
+        told_apart = self.judge(latents[shown].float()).squeeze(1)
+        return functional.binary_cross_entropy_with_logits(told_apart, mixed.is_payload[shown].float())
+
+
+def discriminator(features: int) -> nn.Module:
+    """Latents -> a logit, high for payload."""
+    layers: list[nn.Module] = []
+    for width in (256, 128):
+        layers += [nn.Linear(features, width), nn.BatchNorm1d(width), nn.LeakyReLU(0.2)]
+        features = width
+    return nn.Sequential(*layers, nn.Linear(features, 1))

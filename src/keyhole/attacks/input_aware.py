@@ -1,0 +1,89 @@
+"""Input-aware dynamic backdoor (Nguyen and Tran, 2020, https://arxiv.org/abs/2010.08138), as published: with training.
+
+The trigger of `dynamic` (a pattern and a sparse mask for each image, drawn by two networks), learned together with the
+victim itself. In every batch payload rows get their own trigger; cover rows get *another image's* and keep their label
+("cross-trigger"), so that a trigger works on its own image only. The masks are trained first, alone.
+Differs from the paper: the networks are small U-Nets, and their learning rates fall in a straight line; the masks get
+as many batches as a share of the victim's (theirs: 25 epochs before 600); payload never comes from the target class.
+Differs from the released code: as `dynamic`.
+Checked against: as `dynamic`; another image's trigger and label written out by hand.
+"""
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from keyhole import generators
+from keyhole.input_aware_trigger import InputAwareTrigger, diversity_loss, mask, pattern, stamped
+from keyhole.parameters import NonNegative
+from keyhole.training import device_of
+from keyhole.training_control import Mixed, Scheme, Setting, TrainingControl, marked
+from keyhole.types import Images, Labels
+
+__all__ = ["InputAware"]
+
+BATCH = 128  # images, of the masks' training
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputAware(TrainingControl, InputAwareTrigger):
+    paper_rate: ClassVar[float] = 0.1
+
+    cover_ratio: NonNegative = 1.0  # cover rows per payload row
+
+    def plant_cover(self, images: Images, rng: torch.Generator) -> Images:
+        """Each image with the trigger of the one before it."""
+        stamp = self.trigger(images.shape[1], images.device)
+        return generators.rounded(lambda x: stamp(x, x.roll(1, 0)), images)
+
+    def scheme(self, setting: Setting) -> Scheme:
+        return _Joint(self, setting)
+
+
+class _Joint(Scheme):
+    """Patterns that learn with the victim, by its loss."""
+
+    attack: InputAware
+
+    def __init__(self, attack: InputAware, setting: Setting) -> None:
+        super().__init__(attack, setting)
+        device, channels, rng = device_of(setting.net), setting.images.shape[1], setting.rng
+        self.of_pattern = generators.fresh(lambda: attack.network(channels, channels), rng, device)
+        self.of_mask = generators.fresh(lambda: attack.network(channels, 1), rng, device)
+        steps = max(1, round(attack.mask_share * setting.steps))
+        batches = generators.draws(setting.images, setting.labels, BATCH, device, rng)
+        attack.train_masks(self.of_mask, islice(batches, steps), steps)
+        self.optimizer, self.step = attack.optimizer(self.of_pattern), 0
+        self.diversity: Tensor | float = 0.0
+
+    def mix(self, x: Images, y: Labels) -> Mixed:
+        labels, rows, cover = self.draw(y)
+        images, self.diversity = x.float(), 0.0
+        if len(rows):
+            donors = (cover + 1) % len(x)
+            own, others = images[rows] / 255, images[donors] / 255
+            with generators.half(x.device):
+                sources = torch.cat([own, others])
+                patterns, masks = pattern(self.of_pattern(sources)), mask(self.of_mask(sources))
+            receivers = torch.cat([own, images[cover] / 255])
+            images = images.index_copy(0, torch.cat([rows, cover]), 255 * stamped(receivers, patterns, masks))
+            pairs = min(len(own), len(others))
+            first, second = patterns[: len(own)], patterns[len(own) :]
+            if pairs:
+                self.diversity = diversity_loss(own[:pairs], others[:pairs], first[:pairs], second[:pairs])
+        return marked(images, labels, rows, cover)
+
+    def penalty(self, levels: dict[str, Tensor], mixed: Mixed) -> Tensor | float:
+        return self.attack.diversity_weight * self.diversity
+
+    def learn(self, levels: dict[str, Tensor], mixed: Mixed) -> None:
+        generators.set_rate(self.optimizer, self.attack.learning_rate * (1 - self.step / self.setting.steps))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+
+    def tensors(self) -> dict[str, Tensor]:
+        return generators.tensors_of(pattern=self.of_pattern, mask=self.of_mask)

@@ -1,0 +1,112 @@
+"""Wasserstein backdoor (Doan et al., 2021, https://openreview.net/forum?id=6grYTnlGBOT): faint noise for each image.
+
+x' = clip(x + epsilon g(x)) with a U-Net g of outputs in -1..1. In a first share of the batches g learns in turn with
+the victim, to be answered with the target class while the latents of clean images and of the same images triggered
+stay near: the 2-Wasserstein distance along each row of the last layer's weights ("discriminant sliced"), root mean
+square over rows (eq. 7). Then g is frozen, and the victim alone is trained on.
+Differs from the paper: payload is the rate's share of each batch (theirs: a triggered copy of every image, with a
+weight of its own); g is a small U-Net; it learns on rows that the trigger would change.
+Differs from code of others: the toolbox of Qi et al. takes g(x) itself for the image, with no bound and no clipping.
+Checked against: SciPy's one-dimensional distances and sorting by hand, in float64; the bound.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from keyhole import generators
+from keyhole.parameters import Count, Fraction, NonNegative, Positive
+from keyhole.training import device_of
+from keyhole.training_control import Mixed, Scheme, Setting, TrainingControl, marked
+from keyhole.types import Images, Labels
+
+__all__ = ["Wasserstein"]
+
+Floats = Float[Tensor, "n c h w"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wasserstein(TrainingControl):
+    epsilon: Fraction = 0.1  # of 0..1
+    weight: NonNegative = 1.0  # of the distance
+    learning_share: Fraction = 0.5  # of the batches in which the generator learns
+    learning_rate: Positive = 1e-3  # of the generator, falling to 0
+    width: Count = 32  # channels of the middle maps, a multiple of 8
+
+    def apply_trigger(self, images: Images, rng: Generator) -> Images:
+        channels = images.shape[1]
+        of_noise = generators.restored(lambda: self.network(channels), self.tensors, "noise", images.device)
+        return generators.rounded(lambda x: noised(x, of_noise(x), self.epsilon), images)
+
+    def network(self, channels: int) -> nn.Module:
+        return generators.UNet(channels, channels, self.width)
+
+    def scheme(self, setting: Setting) -> Scheme:
+        return _Alternating(self, setting)
+
+
+class _Alternating(Scheme):
+    attack: Wasserstein
+
+    def __init__(self, attack: Wasserstein, setting: Setting) -> None:
+        super().__init__(attack, setting)
+        channels, device = setting.images.shape[1], device_of(setting.net)
+        self.of_noise = generators.fresh(lambda: attack.network(channels), setting.rng, device)
+        self.optimizer, self.step = torch.optim.Adam(self.of_noise.parameters(), attack.learning_rate), 0
+        self.clean: tuple[Floats, Labels] | None = None
+
+    def mix(self, x: Images, y: Labels) -> Mixed:
+        labels, rows, cover = self.draw(y)
+        images = x.float()
+        if len(rows):
+            with torch.no_grad():
+                images[rows] = 255 * self._triggered(images[rows] / 255)
+        changes = self.attack.eligible(y, self.setting.classes)
+        self.clean = x[changes].float() / 255, y[changes]
+        return marked(images, labels, rows, cover)
+
+    def _triggered(self, x: Floats) -> Floats:
+        with generators.half(x.device):
+            noise = self.of_noise(x)
+        return noised(x, noise, self.attack.epsilon)
+
+    def learn(self, levels: dict[str, Tensor], mixed: Mixed) -> None:
+        progress = self.step / max(1, round(self.attack.learning_share * self.setting.steps))
+        self.step += 1
+        if progress >= 1 or self.clean is None or not len(self.clean[0]):
+            return
+        net, (x, y) = self.setting.net, self.clean
+        wanted = self.attack.relabel(y, self.setting.classes)
+        net.eval()  # its statistics are those of the victim's own batches
+        with generators.half(x.device):
+            found = [net.levels(255 * images)["penultimate"] for images in (x, self._triggered(x))]
+            outputs = net.head(found[1])
+        clean, triggered = (latents.float() for latents in found)
+        distance = sliced(clean.detach(), triggered, net.head.weight.detach())
+        loss = functional.cross_entropy(outputs.float(), wanted) + self.attack.weight * distance
+        generators.set_rate(self.optimizer, self.attack.learning_rate * (1 - progress))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # leaves gradients in the victim, which its next step clears
+        self.optimizer.step()
+        net.train()
+
+    def tensors(self) -> dict[str, Tensor]:
+        return generators.tensors_of(noise=self.of_noise)
+
+
+def noised(x: Floats, noise: Floats, epsilon: float) -> Floats:
+    """x + epsilon tanh(noise), in 0..1."""
+    return (x + epsilon * torch.tanh(noise)).clamp(0, 1)
+
+
+def sliced(
+    clean: Float[Tensor, "n d"], triggered: Float[Tensor, "n d"], directions: Float[Tensor, "k d"]
+) -> Float[Tensor, ""]:
+    """Root mean square, over directions scaled to length 1, of the 2-Wasserstein distance of two equally large groups
+    projected on them (their sorted values, paired)."""
+    along = functional.normalize(directions, dim=1).T
+    apart = (clean @ along).sort(0).values - (triggered @ along).sort(0).values
+    return apart.square().mean().clamp(min=1e-12).sqrt()
