@@ -57,7 +57,7 @@ def code(script, *wildcards):
         if name == "model":
             return [label]
         if name == "attack":
-            return GRID.attack_methods(label)
+            return GRID.attack_methods[label]
         return [GRID.entry(ROLES[name], label).method]
 
     def of_job(cell):
@@ -73,7 +73,7 @@ def code(script, *wildcards):
 
 def received(cell):
     """The poisoned rows as defenders get them: where the attacker trains, with the trigger that training ended with."""
-    trained = GRID.controls_training(cell["attack"])
+    trained = cell["attack"] in GRID.trained_by_attacker
     path = f"{VICTIM}/materialized" if trained else f"{RUN}/poisoned"
     return f"{path}.safetensors".format(**cell)
 

@@ -3,7 +3,7 @@ CRAFTED = f"{RESULTS}/{{dataset}}/{{attack}}/crafted/seed={{seed}}"
 
 
 def attackers_network(cell):
-    wanted = [SURROGATE] if GRID.crafted_from(cell["attack"]) == "surrogate" else []
+    wanted = [SURROGATE] if GRID.crafted_from[cell["attack"]] == "surrogate" else []
     return [
         f"{path}.safetensors".format(**cell, model=GRID.surrogate) for path in wanted
     ]
@@ -11,7 +11,7 @@ def attackers_network(cell):
 
 def crafted(cell):
     """Nothing for most attacks."""
-    wanted = [] if GRID.crafted_from(cell["attack"]) == "nothing" else [CRAFTED]
+    wanted = [] if GRID.crafted_from[cell["attack"]] == "nothing" else [CRAFTED]
     return [f"{path}/crafted.safetensors".format(**cell) for path in wanted]
 
 

@@ -13,7 +13,7 @@ def retrained(cell):
 
 def trainers(cell):
     """None where the attacker trains: there is nothing left for a defender to train on."""
-    trained = GRID.controls_training(cell["attack"])
+    trained = cell["attack"] in GRID.trained_by_attacker
     return [] if trained else list(GRID.labels("trainers"))
 
 

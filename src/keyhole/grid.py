@@ -3,7 +3,7 @@
 import json
 import math
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import product
 from typing import Any, Literal, NoReturn
 
@@ -43,6 +43,10 @@ def chain(attack: Entry) -> list[Entry]:
         return [attack]
     method, parameters = registry.wrapped(base, "base")
     return [attack, *chain(replace(attack, method=method, parameters=parameters))]
+
+
+def _constants(name: str, attacks: list[str]) -> set[Any]:
+    return {registry.classvars("attacks", method)[name] for method in attacks}
 
 
 @dataclass(frozen=True, order=True)
@@ -126,18 +130,22 @@ class Grid:
         """A method with its parameters, those for a data set where one is named."""
         return self.entries[role][label].for_dataset(dataset)
 
-    def attack_methods(self, attack: str) -> list[str]:
-        """The method of an attack, and of those that it goes over."""
-        return [entry.method for entry in chain(self.entry("attacks", attack))]
+    @cached_property
+    def attack_methods(self) -> dict[str, list[str]]:
+        """Of each attack its method, and those of the attacks that it goes over."""
+        return {label: [each.method for each in chain(entry)] for label, entry in self.entries["attacks"].items()}
 
-    def crafted_from(self, attack: str) -> str:
-        """What an attack learns from before it poisons: nothing, data, or a surrogate."""
-        needs = {registry.classvars("attacks", method)["crafted_from"] for method in self.attack_methods(attack)}
-        return next(each for each in ("surrogate", "data", "nothing") if each in needs)
+    @cached_property
+    def crafted_from(self) -> dict[str, str]:
+        """What each attack learns from before it poisons: nothing, data, or a surrogate."""
+        needs = {label: _constants("crafted_from", methods) for label, methods in self.attack_methods.items()}
+        return {label: next(n for n in ("surrogate", "data", "nothing") if n in all_) for label, all_ in needs.items()}
 
-    def controls_training(self, attack: str) -> bool:
-        """Whether no poisoned set exists before its victim: defenses get one that is written down afterwards."""
-        return registry.classvars("attacks", self.entry("attacks", attack).method)["controls"] == "training"
+    @cached_property
+    def trained_by_attacker(self) -> frozenset[str]:
+        """Attacks without a poisoned set before the victim: defenses get one that is written down afterwards."""
+        methods = self.attack_methods
+        return frozenset(label for label in methods if _constants("controls", methods[label][:1]) == {"training"})
 
     def inverter_before(self, repairer: str) -> str | None:
         """The inverter whose answer a repairer starts from; None for most."""
@@ -159,7 +167,7 @@ class Grid:
     def retrains(self, cell: Cell, detector: str) -> bool:
         """Whether a model is trained on the rows that a detector keeps of this cell; never where the attacker trains,
         since training on the set that is written down afterwards is another attack."""
-        if self.controls_training(cell.attack):
+        if cell.attack in self.trained_by_attacker:
             return False
         wanted = self.retrain
         known = cell.attack in wanted.attacks and cell.rate in wanted.rates and cell.seed in wanted.seeds

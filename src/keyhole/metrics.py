@@ -159,13 +159,15 @@ def detection(
     """A detector's decision and ranking over the training set: payload is positive, cover counts as negative.
 
     F1 and AUPRC are at the natural prevalence. `_target` repeats the ranking inside each target label, where a
-    detector cannot score by telling classes apart (the mean over labels, where there are several). Without payload
-    (the clean reference) FPR and `removed` remain.
+    detector cannot score by telling classes apart (the mean over labels, where there are several). `F1_balanced` is the
+    decision's F1 in a target label if payload were half of it, where flagging every row scores 2/3 and every second
+    one 1/2. Without payload (the clean reference) FPR and `removed` remain.
 
     Args:
         labels: the training labels as received.
     """
     inside = [_ranking(scores[labels == k], is_payload[labels == k]) for k in targets]
+    balanced = [_balanced_f1(flagged[labels == k], is_payload[labels == k]) for k in targets]
     return {
         **_decision(flagged, is_payload),
         "prevalence": _mean(is_payload),
@@ -173,9 +175,14 @@ def detection(
         "cover_flagged": _mean(flagged[is_cover]),
         **_ranking(scores, is_payload),
         **{f"{name}_target": average([ranking[name] for ranking in inside]) for name in ("AUROC", "AUPRC")},
+        "F1_balanced": average(balanced),
         **_at_fpr(scores, is_payload, ("0.1", "1", "5")),
         "non_finite_scores": _non_finite(scores),
     }
+
+
+def _balanced_f1(flagged: Bool[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
+    return prevalence_conversion(_mean(flagged[positive]), _mean(flagged[~positive]), 0.5)["F1"]
 
 
 def prevalence_conversion(tpr: float, fpr: float, prevalence: float) -> Columns:

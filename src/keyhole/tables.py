@@ -60,7 +60,7 @@ LAYOUTS = {
     "separability": Layout(("separability",), tuple(SEPARABILITY), keys=("level", "transform")),
     "detection": Layout(
         ("detector",),
-        (*_DECIDED, "cover_flagged", *_RANKED, "TPR_at_0.1%", "FPR_at_0.1%", *_BUDGETS),
+        (*_DECIDED, "F1_balanced", "cover_flagged", *_RANKED, "TPR_at_0.1%", "FPR_at_0.1%", *_BUDGETS),
         ("prevalence", "removed"),
     ),
     "inversion": Layout(("inverter",), (*_INVERTED, "mask_IoU", "l1_ratio", "feature_distance", "shift_cosine"), COST),
