@@ -92,8 +92,8 @@ def plot_phase(cards: DataFrame, path: str | Path) -> None:
         image = _phase(panel, part)
         panel.set_title(defense, fontsize=9)
     figure.colorbar(image, ax=axes, shrink=0.6, label="AUROC in the target class", ticks=[0, 0.5, 1])
-    names = [*dict.fromkeys(found["dataset"] + ", " + found["model"]), *dict.fromkeys(found["family"])]
-    figure.suptitle(f"{', '.join(names)}: AUROC in the target class, below it ASR in percent; hatched: not implanted", fontsize=10)
+    names = ", ".join([*dict.fromkeys(found["dataset"] + ", " + found["model"]), *dict.fromkeys(found["family"])])
+    figure.suptitle(f"{names}: AUROC in the target class, below it ASR in percent; hatched: not implanted", fontsize=10)
     return save(figure, path)
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Generator, Tensor, nn
 
 from keyhole import registry
-from keyhole.attacks import Attack
+from keyhole.attacks import CRAFTS, Attack
 from keyhole.parameters import Natural, Wrapped
 from keyhole.types import Cover, Images, Labels, Mask, Rows
 
@@ -25,8 +25,10 @@ class Wrapper(Attack):
     def __post_init__(self) -> None:
         base = registry.load("attacks", *registry.wrapped(self.base, "base"))
         object.__setattr__(self, "_base", base)
-        for name in ("target_class", "label_map", "targets", "paper_asr", "crafted_from"):
+        for name in ("target_class", "label_map", "targets", "paper_asr"):
             object.__setattr__(self, name, getattr(base, name))
+        needs = {type(self).crafted_from, base.crafted_from}
+        object.__setattr__(self, "crafted_from", next(need for need in CRAFTS if need in needs))
 
     @property
     def inner(self) -> Attack:

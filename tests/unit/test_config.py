@@ -433,3 +433,29 @@ def test_hold_outs_that_make_no_sense_are_refused(section: dict, where: str, hin
     with pytest.raises(config.ConfigError, match=re.escape(where)) as error:
         config.load(changed(**section))
     assert hint in str(error.value)
+
+
+def test_what_is_known_of_an_attack_over_another_comes_from_both() -> None:
+    over = {"method": "mmd", "base": {"method": "bypass", "base": {"method": "dynamic", "target_class": 2}}}
+    grid = config.load({**MINIMAL, "attacks": {"hidden": over, "lsba": None, "badnets": None}})
+    assert grid.attack_methods["hidden"] == ["mmd", "bypass", "dynamic"]
+    assert grid.crafted_from == {"none": "nothing", "hidden": "surrogate", "lsba": "surrogate", "badnets": "nothing"}
+    assert grid.trained_by_attacker == {"hidden"}
+    cell = Cell("cifar10", "hidden", "0.003", 0, "resnet18")
+    assert not grid.retrains(cell, "spectral_signatures")
+
+
+@pytest.mark.parametrize(
+    ("base", "complaint"),
+    [
+        ({"method": "tact", "source_classes": [10]}, "source_classes: expected a class of cifar10, 0 to 9, got 10"),
+        ({"method": "sig"}, "clean-label|target class 0 holds 5000"),
+        ({"method": "badnets", "target_class": 10}, "target_class: expected a class of cifar10"),
+        ("none", "attacks.mmd.base: expected an attack, got none"),
+        ({"alpha": 0.1}, "attacks.mmd.base: expected an attack such as blended"),
+    ],
+)
+def test_impossible_bases_are_refused_before_any_job(base: Any, complaint: str) -> None:
+    given = {**MINIMAL, "poison_rates": [0.2], "attacks": {"mmd": {"base": base}}}
+    with pytest.raises(ConfigError, match=complaint):
+        config.load(given)

@@ -131,6 +131,27 @@ def test_what_an_attack_crafts_is_shared_by_its_rates_and_its_surrogate_by_attac
     assert jobs["train"] == 2 + 4  # the other rate of two attacks, two rates of two more
 
 
+def test_an_attacker_who_trains_leaves_a_set_for_detectors_and_nothing_to_train_on(tree):
+    hidden = {"hidden": {"method": "mmd", "base": "badnets"}}
+    tree.write(attacks={"badnets": {}, "blended": {}, **hidden}, trainers={"abl": {}}, retrain=True)
+    jobs = tree.would_run()
+    assert (jobs["materialize"], jobs["train"], jobs["detect"]) == (1, 1, 1)
+    assert (jobs["defend"], jobs["retrain"]) == (3, 2 * 3)  # the clean victim and two attacks; as many detectors twice
+    tree.write(attacks={"badnets": {}, "blended": {}, **hidden})
+    tree.snakemake("--until", "score")
+    folder = tree.root / "results/digits/hidden/rate=0.05/seed=0"
+    before, after = (
+        artifacts.load_arrays(folder / f"{name}.safetensors") for name in ("poisoned", "convnet/materialized")
+    )
+    assert (before["index"] == after["index"]).all()
+    assert (before["images"] != after["images"]).any()
+    cards = artifacts.load_cards(folder / "convnet/cards.json")
+    assert all("materialized" in card["flags"] for card in cards if card["role"] == "detector")
+    tree.edit("src/keyhole/attacks/badnets.py", "images = images.clone()", "images = images.clone().contiguous()")
+    jobs = without_reports(tree.would_run())
+    assert (jobs["materialize"], jobs["train"]) == (1, 2)  # its own victim, and the one of the attack over it
+
+
 def test_detectors_that_keep_the_same_rows_share_one_model(tree):
     same = {label: {"method": "spectral_signatures", "assumed_rate": 0.05} for label in ("first", "second")}
     tree.write(detectors=same, retrain={"attacks": ["badnets"]})

@@ -10,6 +10,7 @@ Checked against: the rule and the identity p + (1 - p) a = b in float64; the sha
 """
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -27,6 +28,8 @@ CHANCE = "chance"  # of each training row to get the target label, among the ten
 
 @dataclass(frozen=True, kw_only=True)
 class LSBA(Wrapper):
+    crafted_from: ClassVar[Literal["nothing", "data", "surrogate"]] = "surrogate"
+
     margin: Fraction = 0.1  # above the largest probability of the clean network
     cap: Share = 0.6  # of the target's probability
 
@@ -34,7 +37,6 @@ class LSBA(Wrapper):
         super().__post_init__()
         if self.inner.cover_ratio or self.inner.controls != "dirty-label" or self.label_map != "all_to_one":
             raise ValueError(f"expected a base with dirty labels, one target and no cover rows, got {self.base}")
-        object.__setattr__(self, "crafted_from", "surrogate")
 
     def craft(self, images: Images, labels: Labels, surrogate: nn.Module | None, rng: Generator) -> dict[str, Tensor]:
         if surrogate is None:
