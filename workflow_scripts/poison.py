@@ -5,10 +5,10 @@ from keyhole import artifacts, jobs, rng
 jobs.begin(snakemake)
 cell = snakemake.wildcards
 clean = artifacts.load_tensors(snakemake.input["train"])
-attack = jobs.equipped_attack(snakemake.params["attack"], snakemake.input["crafted"])
 stream = rng.stream("poison", cell["dataset"], cell["seed"])
 try:
+    attack = jobs.equipped_attack(snakemake.params["attack"], snakemake.input["crafted"])
     poisoned = attack.poison(clean["images"], clean["labels"], float(cell["rate"]), stream)
-except ValueError as error:  # a picture that is missing, a rate that the data do not allow
+except ValueError as error:  # a picture that is missing, parameters that do not go together, too high a rate
     raise SystemExit(f"attacks.{cell['attack']}: {error}") from None
 artifacts.save(snakemake.output[0], poisoned)

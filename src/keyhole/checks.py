@@ -140,9 +140,9 @@ FLAGS: dict[str, Flag] = {
         "Compare only with rows told the same; quote the variant without it as the method's result.",
     ),
     "materialized": Flag(
-        ("detection",),
+        ("separability", "detection"),
         lambda card: card.get("controls") == "training",
-        "An attack that controls training is given to a defense of the training set.",
+        "An attack that controls training meets a defense of the training set, or its latents are measured there.",
         "Its poisoned set was written down after training; no defender receives one under this threat model.",
         "Keep it apart from attacks on data; never average over both.",
     ),

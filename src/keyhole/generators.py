@@ -139,9 +139,11 @@ def half(device: torch.device) -> torch.autocast:
 
 
 @torch.no_grad()
-def rounded(trigger: Callable[[Tensor], Tensor], images: Images) -> Images:
-    """Images of 0..255 through a function on 0..1, a chunk at a time."""
+def rounded(trigger: Callable[..., Tensor], images: Images, *others: Images) -> Images:
+    """Images of 0..255 through a function on 0..1, a chunk at a time; `others` go along with their rows."""
     if not len(images):  # no cover rows
         return images.clone()
-    chunks = images.split(training.forward_batch(images.device))
-    return torch.cat([trigger(x.float().div(255)).mul(255).round().clamp(0, 255).to(torch.uint8) for x in chunks])
+    size = training.forward_batch(images.device)
+    chunks = zip(*(x.split(size) for x in (images, *others)), strict=True)
+    found = (trigger(*(x.float().div(255) for x in chunk)) for chunk in chunks)
+    return torch.cat([x.mul(255).round().clamp(0, 255).to(torch.uint8) for x in found])

@@ -4,7 +4,7 @@ import json
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, Literal, NoReturn
 
 from keyhole import registry
@@ -132,8 +132,12 @@ class Grid:
 
     @cached_property
     def attack_methods(self) -> dict[str, list[str]]:
-        """Of each attack its method, and those of the attacks that it goes over."""
-        return {label: [each.method for each in chain(entry)] for label, entry in self.entries["attacks"].items()}
+        """Of each attack its method, and those of the attacks that it goes over, on any data set."""
+        own = {
+            label: [each.method for dataset in self.entries["data"] for each in chain(entry.for_dataset(dataset))]
+            for label, entry in self.entries["attacks"].items()
+        }
+        return {label: list(dict.fromkeys(methods)) for label, methods in own.items()}
 
     @cached_property
     def crafted_from(self) -> dict[str, str]:
@@ -262,6 +266,9 @@ def _check_dataset(grid: Grid, label: str) -> None:
 def _check_attack(entry: Entry, dataset: str, rates: list[str], sizes: tuple[int, ...]) -> None:
     """The arithmetic of `Attack.poison`, ahead of it."""
     where, (*around, entry) = f"attacks.{entry.label}", chain(entry)
+    for above, below in pairwise([*around, entry]):
+        _check_base(above.method, below, f"{where}.base")
+        where += ".base"
     known = partial(registry.evaluate, "attacks", entry.method, entry.parameters)
     ratios = [registry.evaluate("attacks", each.method, each.parameters, "cover_ratio") for each in (*around, entry)]
     cover_ratio = next((ratio for ratio in ratios if ratio is not None), 0)
@@ -272,7 +279,7 @@ def _check_attack(entry: Entry, dataset: str, rates: list[str], sizes: tuple[int
         for k in classes:
             if k >= len(sizes):
                 _fail(f"{where}.{key}", f"expected a class of {dataset}, 0 to {len(sizes) - 1}, got {k}")
-    rows, kind = _candidates(entry, target, sources, sizes)
+    rows, kind = _candidates(entry, target, sources, sizes, where)
     for rate in rates:
         payload = math.floor(float(rate) * sum(sizes) + 1e-9)
         cover = round(payload * cover_ratio)
@@ -290,14 +297,25 @@ def _check_attack(entry: Entry, dataset: str, rates: list[str], sizes: tuple[int
                 )
 
 
-def _candidates(entry: Entry, target: int, sources: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, str]:
+def _check_base(method: str, base: Entry, where: str) -> None:
+    constants = registry.classvars("attacks", base.method)
+    if constants["bound_to_rows"]:
+        _fail(where, f"expected an attack whose rows can be drawn anew, got {base.method}")
+    covers = registry.evaluate("attacks", base.method, base.parameters, "cover_ratio")
+    if registry.classvars("attacks", method)["bare_base"] and (constants["controls"] != "dirty-label" or covers):
+        _fail(where, f"expected an attack with dirty labels and without cover rows under {method}, got {base.method}")
+
+
+def _candidates(
+    entry: Entry, target: int, sources: tuple[int, ...], sizes: tuple[int, ...], where: str
+) -> tuple[int, str]:
     """How many rows may be payload, and what they are in words."""
     known = partial(registry.evaluate, "attacks", entry.method, entry.parameters)
     label_map, clean_label = known("label_map"), known("controls") == "clean-label"
     if label_map != "all_to_one" and (clean_label or sources):
         kind = "clean-label" if clean_label else "source-specific"
         _fail(
-            f"attacks.{entry.label}.label_map",
+            f"{where}.label_map",
             f"expected all_to_one, since {entry.method} is {kind}, got {label_map}",
         )
     if clean_label:

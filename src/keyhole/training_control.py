@@ -5,15 +5,16 @@ learned beside the victim. Schemes nest, so that a regularizer goes over any att
 rate is the payload's share of the training rows that the victim sees.
 
 No poisoned set exists before such a training. For defenses that look at one, the rows of the rate get the *final*
-trigger afterwards (`TrainingControl.materialize`), and every row made from it is flagged `materialized`.
+trigger afterwards (`TrainingControl.materialize`); detectors' and separability's rows are then flagged `materialized`.
 """
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int64, UInt8
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
@@ -25,7 +26,7 @@ from keyhole.training import Loop
 from keyhole.types import Cover, Images, Labels, Poisoned, Rows
 from keyhole.wrapper import Wrapper
 
-__all__ = ["Mixed", "Scheme", "Setting", "TrainingControl", "TrainingWrapper", "Wrapping"]
+__all__ = ["CrossTrigger", "Mixed", "Scheme", "Setting", "TrainingControl", "TrainingWrapper", "Wrapping"]
 
 
 @dataclass(frozen=True)
@@ -71,17 +72,24 @@ class Scheme:
     def mix(self, x: Images, y: Labels) -> Mixed:
         """A batch of clean images, augmented, with its poison."""
         labels, rows, cover = self.draw(y)
-        x = x.clone()
-        x[rows] = self.attack.plant(x[rows], self.setting.rng)
-        x[cover] = self.attack.plant_cover(x[cover], self.setting.rng)
-        return marked(x, labels, rows, cover)
+        planted = x.clone()
+        if len(rows):
+            planted[rows] = self.attack.plant(x[rows], self.setting.rng)
+        if len(cover):
+            planted[cover] = self.plant_cover(x, cover)
+        return marked(planted, labels, rows, cover)
+
+    def plant_cover(self, x: Images, cover: Cover) -> UInt8[Tensor, "v c h w"]:
+        """The cover rows of a clean batch with what they get."""
+        return self.attack.plant_cover(x[cover], self.setting.rng)
 
     def draw(self, y: Labels) -> tuple[Labels, Rows, Cover]:
         """The labels to train on, and the rows of payload and cover; in the mean over batches the payload is the rate's
         share, and where the rows of a batch do not suffice it is what there is."""
         labels, stream = y.cpu(), self.setting.rng
-        count = math.floor(self.setting.rate * len(y) + float(torch.rand((), generator=stream)))
-        rows, cover = self.attack.rows(labels, count, self.setting.classes, stream)
+        payload = rounded(self.setting.rate * len(y), stream)
+        covers = rounded(self.attack.cover_ratio * payload, stream)
+        rows, cover = self.attack.rows(labels, payload, covers, self.setting.classes, stream)
         wanted = labels.clone()
         wanted[rows] = self.attack.relabel(labels[rows], self.setting.classes)
         return wanted.to(y.device), rows.to(y.device), cover.to(y.device)
@@ -100,6 +108,11 @@ class Scheme:
     def tensors(self) -> dict[str, Tensor]:
         """What the final trigger needs."""
         return {}
+
+
+def rounded(number: float, rng: Generator) -> int:
+    """Up or down at random, so that the mean is the number."""
+    return math.floor(number + float(torch.rand((), generator=rng)))
 
 
 def marked(images: Tensor, labels: Labels, rows: Rows, cover: Cover) -> Mixed:
@@ -148,6 +161,30 @@ class TrainingControl(Attack):
 
 
 forked = rng.forked  # methods have an argument `rng`
+
+
+class CrossTrigger(TrainingControl):
+    """Cover rows get the trigger that belongs to another image."""
+
+    @abstractmethod
+    def cross(self, images: Images, donors: Images, rng: Generator) -> Images:
+        """Images with the triggers of as many others."""
+
+    def plant_cover(self, images: Images, rng: Generator) -> Images:
+        """Each with the trigger of the one before it; an only one, which has no other, stays as it is."""
+        return self.cross(images, images.roll(1, 0), rng) if len(images) > 1 else images.clone()
+
+    def scheme(self, setting: Setting) -> Scheme:
+        return Crossing(self, setting)
+
+
+class Crossing(Scheme):
+    """Donors are the rows behind the cover rows, whatever they are."""
+
+    attack: CrossTrigger
+
+    def plant_cover(self, x: Images, cover: Cover) -> UInt8[Tensor, "v c h w"]:
+        return self.attack.cross(x[cover], x[(cover + 1) % len(x)], self.setting.rng)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,18 +6,19 @@ Drawn on a 32 x 32 frame, the size of the papers' experiments, and scaled to the
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
+from jaxtyping import Float, Int64, UInt8
+from torch import Generator, Tensor
 from torch.nn import functional
 
 from keyhole import rng
 from keyhole.types import Images
 
-__all__ = ["DOTS", "blend", "checker", "drawn_patch", "file_patch", "full_image", "read_picture", "tint"]
+__all__ = ["DOTS", "blend", "checker", "drawn_patch", "file_patch", "full_image", "in_parts", "read_picture", "tint"]
 
 Picture = UInt8[Tensor, "c h w"]
 Weight = Float[Tensor, "h w"]
 FRAME = 32  # pixels
+FEW = 4  # rows to a piece
 
 # the four white pixels of BadNets' 3 x 3 patch
 DOTS = torch.tensor([[0, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=torch.uint8)
@@ -166,6 +167,13 @@ def read_picture(path: str, shape: tuple[int, ...]) -> Picture:
 def _fit(picture: UInt8[Tensor, "3 a b"], shape: tuple[int, ...], mode: str) -> Picture:
     scaled = functional.interpolate(picture[None].float(), shape[1:], mode=mode, antialias=mode == "bilinear")[0]
     return tint(scaled, shape[0]).round().clamp(0, 255).to(torch.uint8)
+
+
+def in_parts(rows: int, pieces: int, rng: Generator) -> Int64[Tensor, " n"]:
+    """Which of several pieces each row gets: the first part of the rows the first piece, and so on. Of few rows, which
+    part gets which is drawn: in small batches some pieces would otherwise never be seen."""
+    parts = torch.arange(rows) * pieces // max(1, rows)
+    return torch.randperm(pieces, generator=rng)[parts] if rows < FEW * pieces else parts
 
 
 def tint(picture: Float[Tensor, "3 h w"], channels: int) -> Float[Tensor, "c h w"]:

@@ -1,7 +1,7 @@
 """Attacks over other attacks: all that the base does, with something changed."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Generator, Tensor, nn
 
@@ -17,6 +17,8 @@ __all__ = ["Wrapper"]
 class Wrapper(Attack):
     """Override what is changed."""
 
+    bare_base: ClassVar[bool] = False  # it must have dirty labels and no cover rows
+
     base: Wrapped = "blended"
     target_class: Natural = field(init=False)  # these three are the base's
     label_map: Literal["all_to_one", "all_to_all", "multi_target"] = field(init=False)
@@ -25,6 +27,10 @@ class Wrapper(Attack):
     def __post_init__(self) -> None:
         base = registry.load("attacks", *registry.wrapped(self.base, "base"))
         object.__setattr__(self, "_base", base)
+        if base.bound_to_rows:
+            raise ValueError(f"base: expected an attack whose rows can be drawn anew, got {self.base}")
+        if self.bare_base and (base.controls != "dirty-label" or base.cover_ratio):
+            raise ValueError(f"base: expected an attack with dirty labels and without cover rows, got {self.base}")
         for name in ("target_class", "label_map", "targets", "paper_asr"):
             object.__setattr__(self, name, getattr(base, name))
         needs = {type(self).crafted_from, base.crafted_from}

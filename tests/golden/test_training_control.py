@@ -90,16 +90,37 @@ def test_label_maps_know_all_classes_even_where_a_batch_lacks_some():
     assert len(rows)
 
 
-def test_regularized_and_plain_training_see_the_same_batches():
-    """Without its weight the wrapper is the same training bit for bit as with the levels that it then ignores."""
+def test_regularized_and_plain_training_see_the_same_batches(monkeypatch):
+    seen = {}
+    plain = Scheme.mix
     poisoned = registry.load("attacks", "mmd").poison(images(), LABELS, 0.1, rng.stream("p"))
-    nets = []
-    for parameters in ({"weight": 0.0}, {"weight": 0.0, "levels": "last"}, {"weight": 0.5}):
-        net = network()
-        registry.load("attacks", "mmd", parameters).train(net, images(), LABELS, poisoned, RECIPE, rng.stream("t"))
-        nets.append(net.state_dict())
-    assert torch.equal(nets[0]["head.weight"], nets[1]["head.weight"])
-    assert not torch.equal(nets[0]["head.weight"], nets[2]["head.weight"])
+    for weight in (0.0, 0.5):
+        found = seen[weight] = []
+        monkeypatch.setattr(Scheme, "mix", lambda self, x, y, found=found: found.append(plain(self, x, y)) or found[-1])
+        attack, net = registry.load("attacks", "mmd", {"weight": weight}), network()
+        attack.train(net, images(), LABELS, poisoned, RECIPE, rng.stream("t"))
+        seen[weight].append(net.head.weight.detach().clone())
+    assert len(seen[0.0]) == 8 + 1
+    for first, second in zip(seen[0.0][:-1], seen[0.5][:-1], strict=True):
+        assert all(torch.equal(getattr(first, name), getattr(second, name)) for name in vars(first))
+    assert not torch.equal(seen[0.0][-1], seen[0.5][-1])
+
+
+def test_small_ratios_of_cover_are_not_rounded_away():
+    scheme = scheme_of("wanet", {"cover_ratio": 0.4}, rate=0.01)
+    drawn = [scheme.draw(LABELS[:60]) for _ in range(600)]
+    payload, covers = (sum(len(each[i]) for each in drawn) for i in (1, 2))
+    assert abs(covers - 0.4 * payload) < 3 * (0.24 * payload) ** 0.5
+
+
+@pytest.mark.parametrize(("base", "pieces"), [("adap_patch", 4), ("adap_k_way", 4)])
+def test_small_batches_get_every_piece_of_a_trigger_of_pieces(base, pieces):
+    attack, x = registry.load("attacks", base), images(1, 32)
+    stream = rng.stream("pieces")
+    planted = {attack.plant(x, stream).numpy().tobytes() for _ in range(60)}
+    assert len(planted) == pieces
+    few = attack.plant(x.expand(3, -1, -1, -1).contiguous(), stream)
+    assert len({row.numpy().tobytes() for row in few}) == 3
 
 
 # --- mmd --------------------------------------------------------------------------------------------------------------
@@ -210,14 +231,42 @@ def test_wrappers_nest_over_any_attack():
     attack = registry.load("attacks", "mmd", parameters)
     poisoned = attack.poison(images(), LABELS, 0.1, rng.stream("p"))
     learned = attack.train(network(), images(), LABELS, poisoned, RECIPE, rng.stream("t"))
-    changed = attack.equipped(learned).apply_trigger(images(8), rng.stream("x"))
-    assert not torch.equal(changed, images(8))
+    attack = attack.equipped(learned)
+    assert not torch.equal(attack.apply_trigger(images(8), rng.stream("x")), images(8))
+    written = attack.materialize(images(), LABELS, poisoned, rng.stream("m"))
+    assert (written.images != poisoned.images).flatten(1).any(1).all()
+
+
+def test_what_an_inner_scheme_does_is_done_under_wrappers(monkeypatch):
+    done = []
+
+    class Inner(Scheme):
+        def penalty(self, levels, mixed):
+            return 7.0
+
+        def learn(self, levels, mixed):
+            done.append(1)
+
+        def tensors(self):
+            return {"own": torch.ones(1)}
+
+    monkeypatch.setattr("keyhole.attacks.wanet.WaNet.scheme", lambda self, setting: Inner(self, setting))
+    base = {"method": "bypass", "weight": 0.0, "base": "wanet"}
+    scheme, mixed = scheme_of("mmd", {"weight": 1.0, "base": base}), batch([0, 1, 2], [0] * 6)
+    levels = scheme.setting.net.eval().levels(mixed.images)
+    own = scheme_of("mmd", {"weight": 1.0}).penalty(levels, mixed)
+    assert close(scheme.penalty(levels, mixed).detach(), 7 + float(own.detach()))
+    scheme.learn({name: x.detach() for name, x in levels.items()}, mixed)
+    assert done == [1]
+    assert list(scheme.tensors()) == ["own"]
 
 
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
         ({"base": "none"}, "attacks.mmd.base: expected an attack, got none"),
+        ({"base": "lsba"}, "base: expected an attack whose rows can be drawn anew"),
+        ({"base": "label_consistent"}, "base: expected an attack whose rows can be drawn anew"),
         ({"base": 3}, "attacks.mmd.base: expected an attack such as blended"),
         ({"base": "blendet"}, "did you mean blended"),
         ({"base": {"method": "blended", "alfa": 0.1}}, "attacks.mmd.base.alfa: unknown parameter; did you mean alpha"),
@@ -263,12 +312,17 @@ def test_dithering_is_floyd_and_steinbergs_pixel_loop():
     assert abs(float(bpp.dithered(flat, 2).float().mean()) - 100) < 4  # errors are handed on, not lost
 
 
-def test_negatives_carry_the_difference_made_to_another_image():
+def test_negatives_carry_the_difference_made_to_another_image_and_never_their_own_trigger():
     attack, x = registry.load("attacks", "bpp"), images(5)
-    found = attack.plant_cover(x, rng.stream("c")).int()
-    order = torch.randperm(5, generator=rng.stream("c"))
-    residual = bpp.quantized(x[order], 8).int() - x[order].int()
+    found, others = attack.plant_cover(x, rng.stream("c")).int(), x.roll(1, 0)
+    residual = bpp.quantized(others, 8).int() - others.int()
     assert torch.equal(found, (x.int() + residual).clamp(0, 255))
+    assert torch.equal(attack.plant_cover(x[:1], rng.stream("c")), x[:1])
+    scheme, own = scheme_of("bpp", rate=0.03), attack.apply_trigger(images(60), rng.stream("t"))
+    for _ in range(100):
+        mixed = scheme.mix(images(60), LABELS[:60])
+        same = (mixed.images == own).flatten(1).all(1)
+        assert torch.equal(same, mixed.is_payload)
 
 
 # --- input-aware ------------------------------------------------------------------------------------------------------
@@ -289,6 +343,14 @@ def test_input_aware_payload_wears_its_own_trigger_and_cover_that_of_the_next_ro
     assert close(mixed.images[mixed.is_cover].detach(), crossed[mixed.is_cover], 0.05)
     assert torch.equal(mixed.labels[mixed.is_cover], y[mixed.is_cover])
     assert (mixed.labels[mixed.is_payload] == 0).all()
+
+
+def test_input_aware_cover_wears_another_trigger_wherever_its_parts_end(monkeypatch):
+    attack = registry.load("attacks", "input_aware", {"width": 8})
+    attack, x = attack.equipped(attack.scheme(setting()).tensors()), images(6)
+    monkeypatch.setattr("keyhole.training.forward_batch", lambda device: 3)
+    own, crossed = attack.apply_trigger(x, rng.stream("t")), attack.plant_cover(x, rng.stream("c"))
+    assert not (own == crossed).flatten(1).all(1).any()
 
 
 def test_input_aware_patterns_learn_from_the_victims_loss_and_masks_do_not():
@@ -374,9 +436,10 @@ def test_belt_pulls_marked_rows_to_the_running_mean_of_the_class_that_they_answe
     assert close(found, expected)
 
 
-def test_belt_refuses_a_base_with_cover_rows_of_its_own():
-    with pytest.raises(ValueError, match="expected a base without cover rows"):
-        registry.load("attacks", "belt", {"base": "tact"})
+@pytest.mark.parametrize("base", ["tact", "sig", "wanet"])
+def test_belt_refuses_a_base_with_cover_rows_clean_labels_or_training_control(base):
+    with pytest.raises(ValueError, match="base: expected an attack with dirty labels and without cover rows"):
+        registry.load("attacks", "belt", {"base": base})
 
 
 # --- wasserstein ------------------------------------------------------------------------------------------------------
@@ -405,6 +468,11 @@ def test_wasserstein_noise_is_bounded_and_its_generator_stops_after_its_share():
     moved = [not torch.equal(a, b) for a, b in itertools.pairwise(seen)]
     assert moved == [True] * 3 + [False] * 4
     assert scheme.setting.net.training
+    frozen = scheme_of("wasserstein", {**parameters, "learning_share": 0.0}, rate=0.2)
+    before = frozen.tensors()["noise.last.weight"]
+    frozen.mix(images(30), LABELS[:30])
+    frozen.learn({}, mixed)
+    assert torch.equal(frozen.tensors()["noise.last.weight"], before)
 
 
 # --- lsba -------------------------------------------------------------------------------------------------------------
@@ -434,7 +502,7 @@ def test_lsba_gives_the_label_by_chance_and_keeps_the_trigger_on_all():
     assert torch.equal(found.labels[found.is_cover], LABELS[cover])
 
 
-def test_lsba_over_a_batch_is_refused():
+def test_lsba_needs_the_chances_of_these_rows():
     attack = registry.load("attacks", "lsba").equipped({"chance": torch.ones(N)})
     with pytest.raises(ValueError, match="expected the whole training set"):
-        attack.rows(LABELS[:10], 2, CLASSES, rng.stream("p"))
+        attack.rows(LABELS[:10], 2, 0, CLASSES, rng.stream("p"))

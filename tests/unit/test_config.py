@@ -445,12 +445,21 @@ def test_what_is_known_of_an_attack_over_another_comes_from_both() -> None:
     assert not grid.retrains(cell, "spectral_signatures")
 
 
+def test_a_base_of_one_data_set_counts_too() -> None:
+    given = {"method": "mmd", "by_dataset": {"cifar100": {"base": "dynamic"}}}
+    grid = config.load({**MINIMAL, "datasets": ["cifar10", "cifar100"], "attacks": {"hidden": given}})
+    assert grid.attack_methods["hidden"] == ["mmd", "blended", "dynamic"]
+    assert grid.crafted_from["hidden"] == "surrogate"
+
+
 @pytest.mark.parametrize(
     ("base", "complaint"),
     [
+        ("label_consistent", "attacks.mmd.base: expected an attack whose rows can be drawn anew, got label_consistent"),
+        ({"method": "belt", "base": "sig"}, "attacks.mmd.base.base: expected an attack with dirty labels"),
         ({"method": "tact", "source_classes": [10]}, "source_classes: expected a class of cifar10, 0 to 9, got 10"),
         ({"method": "sig"}, "clean-label|target class 0 holds 5000"),
-        ({"method": "badnets", "target_class": 10}, "target_class: expected a class of cifar10"),
+        ({"method": "badnets", "target_class": 10}, "attacks.mmd.base.target_class: expected a class of cifar10"),
         ("none", "attacks.mmd.base: expected an attack, got none"),
         ({"alpha": 0.1}, "attacks.mmd.base: expected an attack such as blended"),
     ],

@@ -38,6 +38,7 @@ class Attack(ABC):
     controls: ClassVar[Literal["labels", "clean-label", "dirty-label", "training"]] = "dirty-label"
     paper_asr: ClassVar[float | None] = None  # ASR in the method's own paper, where it stays below the general bar
     paper_rate: ClassVar[float] = 0.003  # poison rate where the configuration gives none
+    bound_to_rows: ClassVar[bool] = False  # to those of the training set, so that no attack can go over it
     crafted_from: ClassVar[Literal["nothing", "data", "surrogate"]] = "nothing"  # what `craft` works with
 
     target_class: Natural = 0
@@ -117,7 +118,7 @@ class Attack(ABC):
         """
         payload = math.floor(rate * len(labels) + 1e-9)
         wanted = round(payload * self.cover_ratio)
-        rows, cover = self.rows(labels, payload, class_count(labels), rng)
+        rows, cover = self.rows(labels, payload, wanted, class_count(labels), rng)
         if len(rows) < payload or len(cover) < wanted:
             raise ValueError(
                 f"expected at least {payload} + {wanted} rows to take payload and cover from at rate {rate:g}, "
@@ -125,13 +126,13 @@ class Attack(ABC):
             )
         return self.planted(images, labels, rows, cover, rng)
 
-    def rows(self, labels: Labels, payload: int, classes: int, rng: Generator) -> tuple[Rows, Cover]:
-        """The rows of payload and of its cover, ascending; fewer where there are not as many."""
+    def rows(self, labels: Labels, payload: int, cover: int, classes: int, rng: Generator) -> tuple[Rows, Cover]:
+        """So many rows of payload and of cover, ascending; fewer where there are not as many."""
         order = self.choose(labels, classes, rng)
         cover_order = self.choose_cover(labels, order, rng)
         rows = order[:payload]
-        cover = cover_order[~torch.isin(cover_order, rows)][: round(payload * self.cover_ratio)]
-        return rows.sort().values, cover.sort().values
+        cover_rows = cover_order[~torch.isin(cover_order, rows)][:cover]
+        return rows.sort().values, cover_rows.sort().values
 
     def planted(self, images: Images, labels: Labels, rows: Rows, cover: Cover, rng: Generator) -> Poisoned:
         """These rows of a training set with the training-time trigger, and the payload's labels."""

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from keyhole.attacks import Attack
 from keyhole.parameters import Natural, Share
-from keyhole.triggers import FRAME, tint
+from keyhole.triggers import FRAME, in_parts, tint
 from keyhole.types import Images
 
 __all__ = ["AdapKWay"]
@@ -50,7 +50,7 @@ class AdapKWay(Attack):
         images = images.clone()
         rows, columns, colors = self._dots(images)
         n = torch.arange(len(images), device=images.device)
-        quarter = n * len(self.pixels) // max(1, len(images))
+        quarter = in_parts(len(images), len(self.pixels), rng).to(images.device)
         images[n, :, rows[quarter], columns[quarter]] = colors[quarter]
         return images
 

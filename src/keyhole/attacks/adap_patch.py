@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from keyhole.attacks import Attack
 from keyhole.parameters import Share
-from keyhole.triggers import blend, drawn_patch, file_patch
+from keyhole.triggers import blend, drawn_patch, file_patch, in_parts
 from keyhole.types import Images
 
 __all__ = ["AdapPatch"]
@@ -48,7 +48,7 @@ class AdapPatch(Attack):
 
     def plant(self, images: Images, rng: Generator) -> Images:
         patches = [self._patch(name, images) for name in self.triggers]
-        quarter = torch.arange(len(images), device=images.device) * len(patches) // max(1, len(images))
+        quarter = in_parts(len(images), len(patches), rng).to(images.device)
         pictures = torch.stack([picture for picture, _ in patches])[quarter]
         weights = torch.stack([o * mask for o, (_, mask) in zip(self.opacities, patches, strict=True)])[quarter]
         return blend(images, pictures, weights[:, None])

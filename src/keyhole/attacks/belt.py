@@ -29,17 +29,13 @@ LEVEL = "penultimate"
 @dataclass(frozen=True, kw_only=True)
 class BELT(TrainingWrapper):
     paper_rate: ClassVar[float] = 0.01
+    bare_base: ClassVar[bool] = True
 
     base: Wrapped = "badnets"
     left_out: Fraction = 0.2  # of the trigger's pixels in a cover row, at least one
     cover_ratio: NonNegative = 1.0  # cover rows per payload row
     weight: NonNegative = 1.0  # of the center loss
     momentum: Fraction = 0.99  # of the classes' means
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.inner.controls == "training" or self.inner.cover_ratio:
-            raise ValueError(f"expected a base without cover rows and training control of its own, got {self.base}")
 
     def plant_cover(self, images: Images, rng: Generator) -> Images:
         return thinned(images, self.inner.plant(images, rng), self.left_out, rng)

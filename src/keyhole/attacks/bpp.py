@@ -4,8 +4,8 @@ x' = round(x (d - 1)) / (d - 1) with d colors per channel, x in 0..1. Cover rows
 this makes to another image and keep their label, so that the victim looks for coarse colors and not for any faint
 noise. Training is under the attacker's control: rows are drawn anew in every batch.
 Differs from the paper: Floyd-Steinberg dithering, which it describes, is off by default, as in the released code.
-Differs from the released code: payload never comes from the target class; a negative's other image is another
-negative of its batch (theirs: any training image); the recipe is the grid's (theirs: 1,000 epochs).
+Differs from the released code: payload never comes from the target class; a negative's other image is of its
+batch (theirs: any training image); the recipe is the grid's (theirs: 1,000 epochs).
 Checked against: the formula in float64, and a pixel loop of the dithering.
 """
 
@@ -16,14 +16,14 @@ import torch
 from torch import Generator
 
 from keyhole.parameters import Count, NonNegative
-from keyhole.training_control import TrainingControl
+from keyhole.training_control import CrossTrigger
 from keyhole.types import Images
 
 __all__ = ["Bpp"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bpp(TrainingControl):
+class Bpp(CrossTrigger):
     paper_rate: ClassVar[float] = 0.2
 
     colors: Count = 8  # per channel
@@ -37,9 +37,8 @@ class Bpp(TrainingControl):
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
         return (dithered if self.dithering else quantized)(images, self.colors)
 
-    def plant_cover(self, images: Images, rng: Generator) -> Images:
-        others = images[torch.randperm(len(images), generator=rng).to(images.device)]
-        return (images + (self.apply_trigger(others, rng).float() - others)).clamp(0, 255).to(torch.uint8)
+    def cross(self, images: Images, donors: Images, rng: Generator) -> Images:
+        return (images + (self.apply_trigger(donors, rng).float() - donors)).clamp(0, 255).to(torch.uint8)
 
 
 def quantized(images: Images, colors: int) -> Images:

@@ -14,13 +14,13 @@ from itertools import islice
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from keyhole import generators
 from keyhole.input_aware_trigger import InputAwareTrigger, diversity_loss, mask, pattern, stamped
 from keyhole.parameters import NonNegative
 from keyhole.training import device_of
-from keyhole.training_control import Mixed, Scheme, Setting, TrainingControl, marked
+from keyhole.training_control import CrossTrigger, Mixed, Scheme, Setting, marked
 from keyhole.types import Images, Labels
 
 __all__ = ["InputAware"]
@@ -29,22 +29,20 @@ BATCH = 128  # images, of the masks' training
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputAware(TrainingControl, InputAwareTrigger):
+class InputAware(CrossTrigger, InputAwareTrigger):
     paper_rate: ClassVar[float] = 0.1
 
     cover_ratio: NonNegative = 1.0  # cover rows per payload row
 
-    def plant_cover(self, images: Images, rng: torch.Generator) -> Images:
-        """Each image with the trigger of the one before it."""
-        stamp = self.trigger(images.shape[1], images.device)
-        return generators.rounded(lambda x: stamp(x, x.roll(1, 0)), images)
+    def cross(self, images: Images, donors: Images, rng: Generator) -> Images:
+        return generators.rounded(self.trigger(images.shape[1], images.device), images, donors)
 
     def scheme(self, setting: Setting) -> Scheme:
         return _Joint(self, setting)
 
 
 class _Joint(Scheme):
-    """Patterns that learn with the victim, by its loss."""
+    """Patterns that learn with the victim, by its whole loss: a regularizer over this attack trains them, too."""
 
     attack: InputAware
 
@@ -53,7 +51,7 @@ class _Joint(Scheme):
         device, channels, rng = device_of(setting.net), setting.images.shape[1], setting.rng
         self.of_pattern = generators.fresh(lambda: attack.network(channels, channels), rng, device)
         self.of_mask = generators.fresh(lambda: attack.network(channels, 1), rng, device)
-        steps = max(1, round(attack.mask_share * setting.steps))
+        steps = round(attack.mask_share * setting.steps)
         batches = generators.draws(setting.images, setting.labels, BATCH, device, rng)
         attack.train_masks(self.of_mask, islice(batches, steps), steps)
         self.optimizer, self.step = attack.optimizer(self.of_pattern), 0

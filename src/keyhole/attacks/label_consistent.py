@@ -37,6 +37,7 @@ Floats = Float[Tensor, "n c h w"]
 class LabelConsistent(Attack):
     controls: ClassVar[Literal["labels", "clean-label", "dirty-label", "training"]] = "clean-label"
     paper_rate: ClassVar[float] = 0.003
+    bound_to_rows: ClassVar[bool] = True
     crafted_from: ClassVar[Literal["nothing", "data", "surrogate"]] = "surrogate"
 
     norm: Literal["linf", "l2"] = "l2"

@@ -28,6 +28,8 @@ CHANCE = "chance"  # of each training row to get the target label, among the ten
 
 @dataclass(frozen=True, kw_only=True)
 class LSBA(Wrapper):
+    bound_to_rows: ClassVar[bool] = True
+    bare_base: ClassVar[bool] = True
     crafted_from: ClassVar[Literal["nothing", "data", "surrogate"]] = "surrogate"
 
     margin: Fraction = 0.1  # above the largest probability of the clean network
@@ -35,8 +37,8 @@ class LSBA(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.inner.cover_ratio or self.inner.controls != "dirty-label" or self.label_map != "all_to_one":
-            raise ValueError(f"expected a base with dirty labels, one target and no cover rows, got {self.base}")
+        if self.label_map != "all_to_one":
+            raise ValueError(f"expected a base of label_map all_to_one, got {self.label_map}")
 
     def craft(self, images: Images, labels: Labels, surrogate: nn.Module | None, rng: Generator) -> dict[str, Tensor]:
         if surrogate is None:
@@ -45,7 +47,7 @@ class LSBA(Wrapper):
         own = {CHANCE: chance(posterior, self.target_class, self.margin, self.cap).cpu()}
         return super().craft(images, labels, surrogate, rng) | own
 
-    def rows(self, labels: Labels, payload: int, classes: int, rng: Generator) -> tuple[Rows, Cover]:
+    def rows(self, labels: Labels, payload: int, cover: int, classes: int, rng: Generator) -> tuple[Rows, Cover]:
         """Rows in their order, each payload or cover by its chance, until the payload is complete."""
         chances = self.tensors.get(CHANCE)
         if chances is None or len(chances) != len(labels):

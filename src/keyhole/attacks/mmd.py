@@ -6,7 +6,8 @@ kernels, biased (the diagonal counts), with a bandwidth from the batch that gets
 enter. `levels` is `all` (SDRM: the last three maps), `last` (the paper's one-level variant), or names; `weight: 0` is
 the same training without the regularizer.
 Differs from the paper: which levels of networks other than VGG-11 it takes is not known; here the last three before
-the average over pixels, which are VGG-11's. Where a label map has several targets, the mean over them.
+the average over pixels, which are VGG-11's. Where a label map has several targets, the mean over them. A
+trigger that learns with the victim (`input_aware`) learns from this loss, too.
 Differs from the released code: no hooks, so no features of an earlier batch where a batch lacks a group (it then has
 no such term); the last weights are kept, theirs are those of the best accuracy on the test set; payload is the rate's
 share of all rows (theirs: a tenth of the rows of other classes), the recipe is that of the grid.
@@ -36,8 +37,9 @@ class MMD(TrainingWrapper):
     levels: Literal["all", "last"] | tuple[str, ...] = "all"
 
     def scheme(self, setting: Setting) -> Scheme:
+        names = self._names(setting.net)  # refuse before a base begins to learn
         inner = self.inner_scheme(setting)
-        return _Regularized(inner, self.weight, self._names(setting.net)) if self.weight else inner
+        return _Regularized(inner, self.weight, names) if self.weight else inner
 
     def _names(self, net: Classifier) -> tuple[str, ...]:
         maps = tuple(name for name in net.level_names if name != "penultimate")

@@ -74,20 +74,21 @@ class _Alternating(Scheme):
         return noised(x, noise, self.attack.epsilon)
 
     def learn(self, levels: dict[str, Tensor], mixed: Mixed) -> None:
-        progress = self.step / max(1, round(self.attack.learning_share * self.setting.steps))
+        learning = round(self.attack.learning_share * self.setting.steps)
         self.step += 1
-        if progress >= 1 or self.clean is None or not len(self.clean[0]):
+        if self.step > learning or self.clean is None or not len(self.clean[0]):
             return
         net, (x, y) = self.setting.net, self.clean
         wanted = self.attack.relabel(y, self.setting.classes)
         net.eval()  # its statistics are those of the victim's own batches
         with generators.half(x.device):
-            found = [net.levels(255 * images)["penultimate"] for images in (x, self._triggered(x))]
-            outputs = net.head(found[1])
-        clean, triggered = (latents.float() for latents in found)
-        distance = sliced(clean.detach(), triggered, net.head.weight.detach())
+            with torch.no_grad():
+                clean = net.levels(255 * x)["penultimate"]
+            triggered = net.levels(255 * self._triggered(x))["penultimate"]
+            outputs = net.head(triggered)
+        distance = sliced(clean.float(), triggered.float(), net.head.weight.detach())
         loss = functional.cross_entropy(outputs.float(), wanted) + self.attack.weight * distance
-        generators.set_rate(self.optimizer, self.attack.learning_rate * (1 - progress))
+        generators.set_rate(self.optimizer, self.attack.learning_rate * (1 - (self.step - 1) / learning))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # leaves gradients in the victim, which its next step clears
         self.optimizer.step()
