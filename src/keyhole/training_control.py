@@ -188,7 +188,7 @@ class Crossing(Scheme):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingWrapper(TrainingControl, Wrapper):
+class TrainingWrapper(Wrapper, TrainingControl):  # in this order: the fields that are the base's are no arguments
     """Training control over another attack, whose scheme it takes over."""
 
     def inner_scheme(self, setting: Setting) -> Scheme:
