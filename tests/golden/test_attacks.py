@@ -98,11 +98,11 @@ def test_adap_blend_plants_half_of_sixteen_pieces_faintly_and_tests_with_all_of_
 
 
 def test_adap_patch_gives_each_quarter_of_the_rows_its_own_faint_patch():
-    x, attack = images(12), registry.load("attacks", "adap_patch")
+    x, attack = images(20), registry.load("attacks", "adap_patch")
     planted = attack.plant(x, rng.stream("plant"))
-    for row in range(12):
-        picture, mask = drawn_patch(attack.triggers[row // 3], SHAPE)
-        expected = blend(x[row], picture, attack.opacities[row // 3] * mask.numpy().astype(np.float64))
+    for row in range(20):
+        picture, mask = drawn_patch(attack.triggers[row // 5], SHAPE)
+        expected = blend(x[row], picture, attack.opacities[row // 5] * mask.numpy().astype(np.float64))
         assert near(planted[row], expected)
 
 

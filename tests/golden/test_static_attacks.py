@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import map_coordinates
 
 from keyhole import registry, rng
-from keyhole.triggers import drawn_patch
+from keyhole.triggers import drawn_patch, in_parts
 
 SHAPE = (3, 32, 32)
 
@@ -189,7 +189,7 @@ PIXELS = [(16, 11), (27, 5), (7, 30), (22, 22)]
 COLORS = [(92, 0, 24), (88, 112, 110), (0, 32, 46), (11, 49, 95)]
 
 
-@pytest.mark.parametrize("n", [12, 10, 7, 3, 1])
+@pytest.mark.parametrize("n", [40, 22, 19, 17])
 def test_adap_k_way_gives_each_quarter_of_the_rows_its_own_pixel(n):
     x = images(n)
     expected = x.clone()
@@ -198,6 +198,15 @@ def test_adap_k_way_gives_each_quarter_of_the_rows_its_own_pixel(n):
         for channel in range(3):
             expected[row, channel, PIXELS[which][0], PIXELS[which][1]] = COLORS[which][channel]
     assert torch.equal(registry.load("attacks", "adap_k_way").plant(x, rng.stream("t")), expected)
+
+
+@pytest.mark.parametrize("n", [1, 3, 7, 10, 12])
+def test_quarters_of_few_rows_are_as_large_and_get_pieces_at_random(n):
+    expected = sorted(sum(1 for row in range(n) if 4 * row // n == part) for part in range(4))
+    stream = rng.stream("parts")
+    drawn = [in_parts(n, 4, stream) for _ in range(50)]
+    assert all(sorted(torch.bincount(parts, minlength=4).tolist()) == expected for parts in drawn)
+    assert {int(parts[0]) for parts in drawn} == {0, 1, 2, 3}
 
 
 def test_adap_k_way_sets_all_pixels_at_test_time():
