@@ -14,7 +14,7 @@ def retrained(cell):
 def trainers(cell):
     """None where the attacker trains: there is nothing left for a defender to train on."""
     trained = cell["attack"] in GRID.trained_by_attacker
-    return [] if trained else list(GRID.labels("trainers"))
+    return () if trained else GRID.labels("trainers")
 
 
 # apart from the other scores, since it takes the longest of them

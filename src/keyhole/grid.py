@@ -9,6 +9,7 @@ from typing import Any, Literal, NoReturn
 
 from keyhole import registry
 from keyhole.data import apportion
+from keyhole.parameters import CRAFTS
 
 __all__ = ["CLEAN", "DEFENSES", "Cell", "Entry", "Grid", "Holdout", "Retrain", "Skip", "check_possible"]
 
@@ -143,7 +144,7 @@ class Grid:
     def crafted_from(self) -> dict[str, str]:
         """What each attack learns from before it poisons: nothing, data, or a surrogate."""
         needs = {label: _constants("crafted_from", methods) for label, methods in self.attack_methods.items()}
-        return {label: next(n for n in ("surrogate", "data", "nothing") if n in all_) for label, all_ in needs.items()}
+        return {label: next(need for need in CRAFTS if need in all_) for label, all_ in needs.items()}
 
     @cached_property
     def trained_by_attacker(self) -> frozenset[str]:

@@ -16,6 +16,8 @@ RateGuess = float  # 0 <= x < 1, or the word `oracle`: the script puts the reali
 Wrapped = str | dict  # an attack: its name, or a mapping of its parameters with `method`
 PayloadGuess = tuple  # row numbers, or the word `oracle`: the script puts the true payload rows
 
+CRAFTS = ("surrogate", "data", "nothing")  # what an attack may learn from before it poisons, the most first
+
 ORACLE = "oracle"
 # parameter whose value may be `oracle` -> what the row then says it was told
 TOLD_BY_ORACLE = {"assumed_rate": "poison_rate", "assumed_payload": "payload"}

@@ -19,7 +19,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from keyhole import rng
-from keyhole.attacks import Attack, class_count
+from keyhole.attacks import Attack
 from keyhole.models import Classifier
 from keyhole.recipes import Recipe
 from keyhole.training import Loop
@@ -60,7 +60,7 @@ class Setting:
 
     @property
     def classes(self) -> int:
-        return class_count(self.labels)
+        return self.net.head.out_features
 
 
 class Scheme:
@@ -87,8 +87,8 @@ class Scheme:
         """The labels to train on, and the rows of payload and cover; in the mean over batches the payload is the rate's
         share, and where the rows of a batch do not suffice it is what there is."""
         labels, stream = y.cpu(), self.setting.rng
-        payload = rounded(self.setting.rate * len(y), stream)
-        covers = rounded(self.attack.cover_ratio * payload, stream)
+        payload = up_or_down(self.setting.rate * len(y), stream)
+        covers = up_or_down(self.attack.cover_ratio * payload, stream)
         rows, cover = self.attack.rows(labels, payload, covers, self.setting.classes, stream)
         wanted = labels.clone()
         wanted[rows] = self.attack.relabel(labels[rows], self.setting.classes)
@@ -110,8 +110,8 @@ class Scheme:
         return {}
 
 
-def rounded(number: float, rng: Generator) -> int:
-    """Up or down at random, so that the mean is the number."""
+def up_or_down(number: float, rng: Generator) -> int:
+    """Rounded at random, so that the mean is the number."""
     return math.floor(number + float(torch.rand((), generator=rng)))
 
 

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 from torch import Generator, Tensor, nn
 
 from keyhole import registry
-from keyhole.attacks import CRAFTS, Attack
-from keyhole.parameters import Natural, Wrapped
+from keyhole.attacks import Attack
+from keyhole.parameters import CRAFTS, Natural, Wrapped
 from keyhole.types import Cover, Images, Labels, Mask, Rows
 
 __all__ = ["Wrapper"]

@@ -13,9 +13,7 @@ from torch import Generator, Tensor, nn
 from keyhole.parameters import Count, Natural
 from keyhole.types import Cover, Images, Labels, Mask, Poisoned, Rows
 
-__all__ = ["CRAFTS", "Attack", "class_count"]
-
-CRAFTS = ("surrogate", "data", "nothing")  # what `craft` works with, the most first
+__all__ = ["Attack", "class_count"]
 
 
 def class_count(labels: Labels) -> int:

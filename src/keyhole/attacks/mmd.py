@@ -1,10 +1,10 @@
 """SDRM, later ML-MMDR (Xia et al., 2021, https://arxiv.org/abs/2111.05077): training that hides a backdoor in latents.
 
-A regularizer over any attack (`base`). To the cross-entropy of each batch is added `weight` times the sum, over levels,
-of the squared maximum mean discrepancy between clean rows of the target class and payload: a sum of five Gaussian
-kernels, biased (the diagonal counts), with a bandwidth from the batch that gets no gradient. Other classes do not
-enter. `levels` is `all` (SDRM: the last three maps), `last` (the paper's one-level variant), or names; `weight: 0` is
-the same training without the regularizer.
+A regularizer over any attack that is not bound to rows (`base`). To the cross-entropy of each batch is added `weight`
+times the sum, over levels, of the squared maximum mean discrepancy between clean rows of the target class and payload:
+a sum of five Gaussian kernels, biased (the diagonal counts), with a bandwidth from the batch that gets no gradient.
+Other classes do not enter. `levels` is `all` (SDRM: the last three maps), `last` (the paper's one-level variant), or
+names; `weight: 0` is the same training without the regularizer.
 Differs from the paper: which levels of networks other than VGG-11 it takes is not known; here the last three before
 the average over pixels, which are VGG-11's. Where a label map has several targets, the mean over them. A
 trigger that learns with the victim (`input_aware`) learns from this loss, too.
