@@ -10,6 +10,8 @@ from dataclasses import replace
 from itertools import product
 from typing import Any, NoReturn
 
+import yaml
+
 from keyhole import registry
 from keyhole.grid import CLEAN, DEFENSES, Cell, Entry, Grid, Holdout, Retrain, Skip, check_possible
 from keyhole.recipes import RECIPES
@@ -20,6 +22,7 @@ KEYS = ["results", "data_dir", "datasets", "models", "poison_rates", "seeds", "h
 KEYS += [*DEFENSES, "retrain", "skip", "levels", "screened_images", "surrogate"]
 RATES = "[0.003, 0.01]"
 LABEL = re.compile(r"[a-z0-9_]+")
+SCALAR = re.compile(r"[-+]?[.]?\d[\w.+-]*|true|false")
 TAKEN = ("data", "shared", "tables", "figures")  # folders of results/ beside those of the data sets
 
 
@@ -34,7 +37,7 @@ def load(config: Any, file: str = "config.yaml") -> Grid:
         ConfigError: anything in it is unknown, misplaced, out of range or impossible.
     """
     try:
-        return _grid(config)
+        return _grid(_typed(config))
     except ValueError as error:
         raise ConfigError(f"{file}: {' '.join(str(error).split())}") from error
 
@@ -77,6 +80,16 @@ def _grid(config: Any) -> Grid:
 
 
 # Containers and plain values
+
+
+def _typed(value: Any) -> Any:
+    """Numbers and truth values out of text: `snakemake --config seeds=[0]` gives ["0"]."""
+    if isinstance(value, Mapping):
+        return {key: _typed(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_typed(each) for each in value]
+    read = yaml.safe_load(value) if isinstance(value, str) and SCALAR.fullmatch(value) else value
+    return read if isinstance(read, int | float) else value
 
 
 def _fail(where: str, problem: str) -> NoReturn:

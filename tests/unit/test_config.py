@@ -179,7 +179,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"models": {"resnet18": {}}}, "models", "list"),
     ({"poison_rates": 0.01}, "poison_rates", "[0.003, 0.01]"),
     ({"poison_rates": []}, "poison_rates", "[0.003, 0.01]"),
-    ({"poison_rates": ["0.01"]}, "poison_rates[0]", "0.003"),
+    ({"poison_rates": ["often"]}, "poison_rates[0]", "0.003"),
     ({"poison_rates": [True]}, "poison_rates[0]", "0.003"),
     ({"poison_rates": [1]}, "poison_rates[0]", "< 1"),
     ({"poison_rates": [0.01, 0]}, "poison_rates[1]", "none"),
@@ -193,7 +193,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"seeds": [0.0]}, "seeds[0]", "whole number"),
     ({"seeds": []}, "seeds", "[0, 1, 2]"),
     ({"holdout": -1}, "holdout", ">= 0"),
-    ({"holdout": "2000"}, "holdout", "whole number"),
+    ({"holdout": "2k"}, "holdout", "whole number"),
     ({"screened_images": 0}, "screened_images", ">= 1"),
     ({"levels": []}, "levels", "[penultimate]"),
     ({"levels": "penultimate"}, "levels", "expected a list"),
@@ -218,7 +218,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"attacks": {"badnets": [3]}}, "attacks.badnets", "{method: ...}"),
     ({"attacks": {"blended": {"alhpa": 0.1}}}, "attacks.blended.alhpa", "did you mean alpha?"),
     ({"attacks": {"blended": {"alpha": 1.5}}}, "attacks.blended.alpha", "from 0 to 1"),
-    ({"attacks": {"blended": {"alpha": "0.2"}}}, "attacks.blended.alpha", "from 0 to 1"),
+    ({"attacks": {"blended": {"alpha": "half"}}}, "attacks.blended.alpha", "from 0 to 1"),
     ({"attacks": {"badnets": {"size": 0}}}, "attacks.badnets.size", ">= 1"),
     ({"attacks": {"badnets": {"size": True}}}, "attacks.badnets.size", ">= 1"),
     ({"attacks": {"badnets": {"rates": 0.1}}}, "attacks.badnets.rates", "[0.003, 0.01]"),
@@ -248,7 +248,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"skip": [{"attak": "badnets", "why": "x"}]}, "skip[0].attak", "did you mean attack?"),
     ({"skip": [{"attack": "badnet", "why": "x"}]}, "skip[0].attack", "did you mean badnets?"),
     ({"skip": [{"seed": True, "why": "x"}]}, "skip[0].seed", "choose from 0, 1"),
-    ({"skip": [{"poison_rate": "0.01", "why": "x"}]}, "skip[0].poison_rate", "0.003"),
+    ({"skip": [{"poison_rate": "often", "why": "x"}]}, "skip[0].poison_rate", "0.003"),
     ({"skip": [{"attack": "adap_blend", "poison_rate": 0.01, "why": "x"}]}, "skip[0]", "no cell"),
     ({"skip": [{"dataset": "cifar10", "why": "x"}, {"dataset": "cifar100", "why": "x"}]}, "skip", "at least one"),
 ]
@@ -261,6 +261,14 @@ def test_a_bad_configuration_is_answered_in_one_line(given: dict[str, Any], path
     assert "\n" not in text
     assert text.startswith(f"config.yaml: {path}: ")
     assert choice in text
+
+
+def test_numbers_from_the_command_line_come_as_text() -> None:
+    """Snakemake reads `--config seeds=[0,1]` as ["0", "1"]."""
+    badnets = {"badnets": {"size": "4", "rates": ["0.01"]}}
+    assert config.load({**PLAIN, "seeds": ["0", "1"], "attacks": badnets, "retrain": "false"}) == config.load(
+        {**PLAIN, "seeds": [0, 1], "attacks": {"badnets": {"size": 4, "rates": [0.01]}}, "retrain": False}
+    )
 
 
 @pytest.mark.parametrize("key", ["datasets", "models"])
