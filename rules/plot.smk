@@ -32,6 +32,7 @@ def figures(suffix):
         "attacks",
         "detection",
         "levels",
+        "distances",
         "nuisance",
         "families",
         "evasion",

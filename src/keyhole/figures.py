@@ -16,7 +16,7 @@ from pandas import DataFrame, Series
 from keyhole.checks import TRUTH, VALID_ASR
 from keyhole.panels import VICTIM, by_model, empty, matrix, named, scatter, side_by_side, slanted
 from keyhole.plots import BLUE, ORANGE, save
-from keyhole.separability_figures import plot_levels, plot_nuisance, plot_phase
+from keyhole.separability_figures import plot_distances, plot_levels, plot_nuisance, plot_phase
 from keyhole.tables import CONTROLS, tabulate
 
 __all__ = ["FIGURES"]
@@ -210,6 +210,7 @@ FIGURES: dict[str, Callable[[DataFrame, Any], None]] = {
     "attacks": plot_attacks,
     "detection": plot_detection,
     "levels": plot_levels,
+    "distances": plot_distances,
     "phase": plot_phase,
     "nuisance": plot_nuisance,
     "families": plot_families,

@@ -3,7 +3,7 @@
 Hatched: no run of that cell is judged (its attack did not implant, say). Means are over seeds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,24 @@ from keyhole.panels import COLORS, MARKERS, VICTIM, by_model, empty, matrix, nam
 from keyhole.plots import save
 from keyhole.tables import CONTROLS
 
-__all__ = ["phase_family", "plot_levels", "plot_nuisance", "plot_phase"]
+__all__ = [
+    "DISTANCES",
+    "phase_family",
+    "plot_distances",
+    "plot_levels",
+    "plot_nuisance",
+    "plot_phase",
+    "relative_distances",
+]
 
 SPACES = {"raw": "raw", "standardized": "standard-\nized", "whitened": "whitened", "oracle": "linear\noracle"}
+DISTANCES = {
+    "mmd": "MMD²,\none kernel",
+    "mmd_five_kernels": "five\nkernels",
+    "energy_distance": "energy\ndistance",
+    "sliced_wasserstein": "sliced\nW₁",
+}
+MARKS = ("", "_null", "_ceiling")
 # methods that are ends of one line: the second adds cover rows and diversity to the first
 FAMILIES = {"blended": "adap_blend", "badnets": "adap_patch"}
 
@@ -29,6 +44,30 @@ def plot_levels(cards: DataFrame, path: str | Path) -> None:
     Raw, standardized and whitened: of the distance to the clean rows' mean in that space. The linear oracle is told
     the truth: a discriminant that is fitted to some of the rows and judged on others.
     """
+
+    def aurocs(rows: DataFrame) -> DataFrame:
+        distance = rows.pivot_table(index="level", columns="transform", values="distance_auroc", dropna=False)
+        oracle = rows[rows["transform"] == "raw"].groupby("level")["lda_auroc"].mean()
+        return distance.assign(oracle=oracle).reindex(columns=list(SPACES)).rename(columns=SPACES)
+
+    _each_victim(cards, path, aurocs, "Payload against clean rows of the target class, AUROC")
+
+
+def plot_distances(cards: DataFrame, path: str | Path) -> None:
+    """How far payload is from clean rows of its label, by level and metric: what a regularizer takes away."""
+    _each_victim(cards, path, relative_distances, "Payload: 0 as near as clean rows of its label, 1 as another class")
+
+
+def relative_distances(rows: DataFrame) -> DataFrame:
+    """Metrics of raw latents, a row for each level: 0 at the metric's null, 1 at its ceiling (`separability`)."""
+    found = rows[rows["transform"] == "raw"].set_index("level")[[f"{m}{x}" for m in DISTANCES for x in MARKS]]
+    value, null, ceiling = (found[[f"{metric}{mark}" for metric in DISTANCES]].to_numpy(float) for mark in MARKS)
+    table = DataFrame((value - null) / (ceiling - null), index=found.index, columns=list(DISTANCES.values()))
+    return table.groupby(level=0).mean()
+
+
+def _each_victim(cards: DataFrame, path: str | Path, values: Callable[[DataFrame], DataFrame], title: str) -> None:
+    """A heat map for each attack and rate, a row for each level; `values` makes its columns of the cards."""
     found = cards[cards["role"] == "separability"]
     parts = list(by_model(found))
     if not parts:
@@ -36,7 +75,7 @@ def plot_levels(cards: DataFrame, path: str | Path) -> None:
     victims = [
         (f"{name}\n{text}", rows) for name, part in parts for text, rows in part.groupby(named(part), sort=False)
     ]
-    across = min(4, len(victims))
+    across = min(3 if len(victims) % 4 and len(victims) % 3 == 0 else 4, len(victims))
     levels = list(dict.fromkeys(found["level"]))
     down = -(-len(victims) // across)
     figure = Figure(figsize=(3.1 * across + 0.6, (0.32 * len(levels) + 1.35) * down), layout="constrained")
@@ -44,12 +83,11 @@ def plot_levels(cards: DataFrame, path: str | Path) -> None:
     for panel in axes.flat[len(victims) :]:
         panel.set_axis_off()
     for panel, (name, rows) in zip(axes.flat, victims, strict=False):
-        distance = rows.pivot_table(index="level", columns="transform", values="distance_auroc", dropna=False)
-        oracle = rows[rows["transform"] == "raw"].groupby("level")["lda_auroc"].mean()
-        values = distance.assign(oracle=oracle).reindex(index=levels, columns=list(SPACES)).to_numpy(float)
-        matrix(panel, values, levels, list(SPACES.values()), np.full(values.shape, (rows["excluded"] != "").all()))
+        table = values(rows).reindex(index=levels)
+        hatched = np.full(table.shape, (rows["excluded"] != "").all())
+        matrix(panel, table.to_numpy(float), levels, list(table.columns), hatched)
         panel.set_title(name.partition("\n")[2].replace("\n", ", ") if len(parts) == 1 else name, fontsize=9)
-    figure.suptitle(f"Payload against clean rows of the target class, AUROC{_where(parts)}", fontsize=11)
+    figure.suptitle(f"{title}{_where(parts)}", fontsize=11)
     return save(figure, path)
 
 

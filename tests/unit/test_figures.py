@@ -6,7 +6,9 @@ from matplotlib.image import imread
 
 from keyhole import tables
 from keyhole.figures import FIGURES
-from keyhole.separability_figures import phase_family
+from keyhole.separability_figures import DISTANCES, phase_family, relative_distances
+
+MARKS = ("_null", "", "_ceiling")
 
 
 def is_drawn(path):
@@ -45,6 +47,7 @@ def cards(judged=True):
             rows.append({**common, "role": "filter", "defense": "strip", "AUROC": 0.7})
             for level, space in (("stem", "raw"), ("stem", "whitened"), ("penultimate", "raw")):
                 measured = {"distance_auroc": 0.6, "lda_auroc": 0.9, "silhouette": 0.1}
+                measured |= {f"{metric}{mark}": 0.1 * i for metric in DISTANCES for i, mark in enumerate(MARKS)}
                 rows.append(
                     {**common, "role": "separability", "defense": "none", "level": level, "transform": space} | measured
                 )
@@ -59,7 +62,7 @@ def test_a_figure_is_drawn_the_same_twice(name, tmp_path):
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["detection", "levels", "phase", "ladder"])
+@pytest.mark.parametrize("name", ["detection", "levels", "distances", "phase", "ladder"])
 def test_excluded_cells_look_different(name, tmp_path):
     for judged in (True, False):
         FIGURES[name](cards(judged), tmp_path / f"{judged}.png")
@@ -71,6 +74,23 @@ def test_a_grid_without_attacks_still_has_its_figures(name, tmp_path):
     found = cards()
     FIGURES[name](found[found["attack"] == "absent"], tmp_path / "none.png")
     assert is_drawn(tmp_path / "none.png")
+
+
+def test_distances_stand_between_their_null_and_their_ceiling():
+    """Over seeds the mean of the positions, raw latents only; planted: a quarter and three quarters of the way."""
+    rows = [
+        {"level": level, "transform": space} | {m + x: v for m in DISTANCES for x, v in zip(MARKS, values, strict=True)}
+        for level, space, values in (
+            ("stem", "raw", (1, 2, 5)),
+            ("stem", "raw", (0, 3, 4)),
+            ("stem", "whitened", (0, 9, 9)),
+            ("group1", "raw", (1, 9, 5)),
+        )
+    ]
+    found = relative_distances(tables.DataFrame(rows))
+    assert list(found.columns) == list(DISTANCES.values())
+    assert np.allclose(found.loc["stem"], 0.5)
+    assert np.allclose(found.loc["group1"], 2)
 
 
 def test_a_phase_diagram_takes_attacks_of_one_line_that_differ_in_rate_and_cover():
