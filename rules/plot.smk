@@ -20,7 +20,7 @@ rule draw:
         runtime=20,
     params:
         attack=entry("attack"),
-        level=GRID.levels[0],
+        level=GRID.levels[-1],
         code=code("draw", "attack"),
     script:
         "../workflow_scripts/draw.py"

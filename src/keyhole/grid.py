@@ -108,7 +108,7 @@ class Grid:
     seeds: tuple[int, ...]
     retrain: Retrain
     skips: tuple[Skip, ...]
-    levels: tuple[str, ...]  # where latents are read
+    levels: tuple[str, ...]  # where latents are read; pictures show the last
     screened_images: int  # clean test images, and as many triggered ones, that a filter gets
 
     def levels_read(self) -> list[str]:
