@@ -3,16 +3,12 @@
 Checked once, before any job and without torch. Every complaint is one line: the key path, what is wrong, the choices.
 """
 
-import json
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import product
-from typing import Any, NoReturn
+from typing import Any
 
-import yaml
-
-from keyhole import registry
+from keyhole import plain, registry
 from keyhole.grid import CLEAN, DEFENSES, Cell, Entry, Grid, Holdout, Retrain, Skip, check_possible
 from keyhole.recipes import RECIPES
 
@@ -21,8 +17,6 @@ __all__ = ["Cell", "ConfigError", "Entry", "Grid", "Holdout", "load"]
 KEYS = ["results", "data_dir", "datasets", "models", "poison_rates", "seeds", "holdout", "recipe", "attacks"]
 KEYS += [*DEFENSES, "retrain", "skip", "levels", "screened_images", "surrogate"]
 RATES = "[0.003, 0.01]"
-LABEL = re.compile(r"[a-z0-9_]+")
-SCALAR = re.compile(r"[-+]?[.]?\d[\w.+-]*|true|false")
 TAKEN = ("data", "shared", "tables", "figures")  # folders of results/ beside those of the data sets
 
 
@@ -37,20 +31,20 @@ def load(config: Any, file: str = "config.yaml") -> Grid:
         ConfigError: anything in it is unknown, misplaced, out of range or impossible.
     """
     try:
-        return _grid(_typed(config))
+        return _grid(plain.typed(config))
     except ValueError as error:
         raise ConfigError(f"{file}: {' '.join(str(error).split())}") from error
 
 
 def _grid(config: Any) -> Grid:
-    config = _mapping(config, "configuration", "keys such as datasets, models, attacks")
-    _known_keys(config, KEYS, "")
+    config = plain.mapping(config, "configuration", "keys such as datasets, models, attacks")
+    plain.known_keys(config, KEYS, "")
     for key in ("datasets", "models"):
         if key not in config:
-            _fail(key, f"missing; choose from {', '.join(registry.names(_role(key)))}")
+            plain.fail(key, f"missing; choose from {', '.join(registry.names(_role(key)))}")
     datasets = _datasets(config["datasets"])
     attacks, rates = _attacks(config, tuple(datasets))
-    models = _list(config["models"], "models", _label, f"[{registry.names('models')[0]}]")
+    models = plain.listed(config["models"], "models", plain.label, f"[{registry.names('models')[0]}]")
     for i, model in enumerate(models):
         registry.check("models", model, {}, f"models[{i}]")
     entries = {
@@ -59,11 +53,11 @@ def _grid(config: Any) -> Grid:
         "attacks": attacks,
         **{role: _entries(role, config.get(role), role) for role in DEFENSES},
     }
-    seeds = _list(config.get("seeds", [0]), "seeds", _natural, "[0, 1, 2]")
+    seeds = plain.listed(config.get("seeds", [0]), "seeds", plain.natural, "[0, 1, 2]")
     all_rates = list(dict.fromkeys(rate for each in rates.values() for rate in each))
     grid = Grid(
-        results=_text(config.get("results", "results"), "results"),
-        data_dir=None if config.get("data_dir") is None else _text(config["data_dir"], "data_dir"),
+        results=plain.text(config.get("results", "results"), "results"),
+        data_dir=None if config.get("data_dir") is None else plain.text(config["data_dir"], "data_dir"),
         holdout=_holdout(config.get("holdout", 2000)),
         recipe=_recipe(config.get("recipe", "fast")),
         entries=entries,
@@ -72,113 +66,11 @@ def _grid(config: Any) -> Grid:
         seeds=seeds,
         retrain=_retrain(config.get("retrain", True), list(attacks), all_rates, seeds, list(entries["detectors"])),
         skips=_skips(config.get("skip"), entries, all_rates, seeds),
-        levels=_list(config.get("levels", ["penultimate"]), "levels", _label, "[penultimate]"),
-        screened_images=_count(config.get("screened_images", 1000), "screened_images"),
+        levels=plain.listed(config.get("levels", ["penultimate"]), "levels", plain.label, "[penultimate]"),
+        screened_images=plain.count(config.get("screened_images", 1000), "screened_images"),
     )
     check_possible(grid)
     return grid
-
-
-# Containers and plain values
-
-
-def _typed(value: Any) -> Any:
-    """Numbers and truth values out of text: `snakemake --config seeds=[0]` gives ["0"]."""
-    if isinstance(value, Mapping):
-        return {key: _typed(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_typed(each) for each in value]
-    read = yaml.safe_load(value) if isinstance(value, str) and SCALAR.fullmatch(value) else value
-    return read if isinstance(read, int | float) else value
-
-
-def _fail(where: str, problem: str) -> NoReturn:
-    raise ValueError(f"{where}: {problem}")
-
-
-def _show(value: Any) -> str:
-    return json.dumps(value, default=str)
-
-
-def _known_keys(given: Iterable[Any], known: Iterable[str], where: str) -> None:
-    known = list(known)
-    for key in given:
-        if key not in known:
-            _fail(f"{where}{key}", f"unknown key{registry.suggestion(key, known)}")
-
-
-def _mapping(value: Any, where: str, expected: str) -> dict[Any, Any]:
-    if not isinstance(value, Mapping):
-        _fail(where, f"expected {expected}, got {_show(value)}")
-    return dict(value)
-
-
-def _list(value: Any, where: str, item: Callable[[Any, str], Any], example: str) -> tuple[Any, ...]:
-    """A list without duplicates, every item checked; never empty."""
-    if not isinstance(value, list | tuple):
-        _fail(where, f"expected a list such as {example}, got {_show(value)}")
-    if not value:
-        _fail(where, f"expected at least one entry, such as {example}, got []")
-    items = tuple(item(each, f"{where}[{i}]") for i, each in enumerate(value))
-    for i, each in enumerate(items):
-        if each in items[:i]:
-            _fail(f"{where}[{i}]", f"{each} stands there twice; give each value once")
-    return items
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not value.strip() or "{" in value or "}" in value:
-        _fail(where, f"expected the path of a folder, without braces, got {_show(value)}")
-    return value
-
-
-def _label(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not LABEL.fullmatch(value):
-        _fail(where, f"expected a label of lower-case letters, digits and _, such as badnets_2, got {_show(value)}")
-    return value
-
-
-def _natural(value: Any, where: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        _fail(where, f"expected a whole number >= 0, such as 0, got {_show(value)}")
-    return value
-
-
-def _count(value: Any, where: str) -> int:
-    if _natural(value, where) == 0:
-        _fail(where, "expected a whole number >= 1, such as 1000, got 0")
-    return value
-
-
-def _rate(value: Any, where: str) -> str:
-    """A poison rate as it stands in paths."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
-        clean = f"; rate 0 is the attack {CLEAN}, always in the grid" if value == 0 else ""
-        _fail(where, f"expected a number > 0 and < 1, such as 0.003, got {_show(value)}{clean}")
-    text = f"{value:g}"
-    if float(text) != value:
-        _fail(where, f"expected at most six significant digits, such as {text}, got {value}")
-    return text
-
-
-def _one_of(choices: Iterable[Any], noun: str) -> Callable[[Any, str], Any]:
-    choices = list(choices)
-
-    def check(value: Any, where: str) -> Any:
-        if not any(type(value) is type(choice) and value == choice for choice in choices):
-            _fail(where, f"unknown {noun} {_show(value)}{registry.suggestion(value, map(str, choices))}")
-        return value
-
-    return check
-
-
-def _grid_rate(choices: Iterable[str]) -> Callable[[Any, str], str]:
-    """A rate that is in the grid; 0 is the clean reference's."""
-    known = _one_of(choices, "poison rate")
-    return lambda value, where: known("0" if value == 0 and value is not False else _rate(value, where), where)
-
-
-# Sections
 
 
 def _role(key: str) -> str:
@@ -188,39 +80,45 @@ def _role(key: str) -> str:
 def _entries(role: str, section: Any, where: str) -> dict[str, Entry]:
     if section is None:
         return {}
-    section = _mapping(section, where, f"a mapping such as {{{next(iter(registry.names(role)), 'label')}: {{}}}}")
-    labels = [_label(label, f"{where}.{label}") for label in section]
+    section = plain.mapping(section, where, f"a mapping such as {{{next(iter(registry.names(role)), 'label')}: {{}}}}")
+    labels = [plain.label(label, f"{where}.{label}") for label in section]
     entries = [entry for label in labels for entry in _entry(role, label, section[label], where)]
     for i, entry in enumerate(entries):
         if entry.label in [other.label for other in entries[:i]]:
-            _fail(f"{where}.{entry.label}", "two entries have this label; choose another for one of them")
+            plain.fail(f"{where}.{entry.label}", "two entries have this label; choose another for one of them")
     return {entry.label: entry for entry in entries}
 
 
 def _entry(role: str, label: str, given: Any, section: str) -> list[Entry]:
     """One entry; of a defense that is to meet hold-outs of several sizes, one for each."""
     where = f"{section}.{label}"
-    given = {} if given is None else _mapping(given, where, "parameters such as {method: ...} or {}")
+    given = {} if given is None else plain.mapping(given, where, "parameters such as {method: ...} or {}")
     method = given.pop("method", label)
     if not isinstance(method, str):
-        _fail(f"{where}.method", f"expected a name among {', '.join(registry.names(role))}, got {_show(method)}")
+        plain.fail(
+            f"{where}.method", f"expected a name among {', '.join(registry.names(role))}, got {plain.show(method)}"
+        )
     size = given.pop("holdout", None) if role in DEFENSES else None
     registry.check(role, method, given, where)
     if isinstance(size, list | tuple):
-        sizes = _list(size, f"{where}.holdout", _count, "[500, 2500]")
+        sizes = plain.listed(size, f"{where}.holdout", plain.count, "[500, 2500]")
         return [Entry(f"{label}_{n}", method, given, holdout=n) for n in sizes]
-    return [Entry(label, method, given, holdout=None if size is None else _count(size, f"{where}.holdout"))]
+    return [Entry(label, method, given, holdout=None if size is None else plain.count(size, f"{where}.holdout"))]
 
 
 def _datasets(section: Any) -> dict[str, Entry]:
     if isinstance(section, list | tuple):
-        section = dict.fromkeys(_list(section, "datasets", _label, "[cifar10]"))
+        section = dict.fromkeys(plain.listed(section, "datasets", plain.label, "[cifar10]"))
     entries = _entries("data", section, "datasets")
     if not entries:
-        _fail("datasets", f"expected at least one of {', '.join(registry.names('data'))}, got {_show(section)}")
+        plain.fail(
+            "datasets", f"expected at least one of {', '.join(registry.names('data'))}, got {plain.show(section)}"
+        )
     for label in TAKEN:
         if label in entries:
-            _fail(f"datasets.{label}", "this folder of the results is taken; choose another label, such as my_data")
+            plain.fail(
+                f"datasets.{label}", "a folder of the results has this name; choose another label, such as my_data"
+            )
     return entries
 
 
@@ -234,7 +132,7 @@ def _attacks(config: Mapping[str, Any], datasets: tuple[str, ...]) -> tuple[dict
     paper's.
     """
     section = config.get("attacks")
-    section = {} if section is None else _mapping(section, "attacks", "a mapping such as {badnets: {}}")
+    section = {} if section is None else plain.mapping(section, "attacks", "a mapping such as {badnets: {}}")
     section = section if CLEAN in section else {CLEAN: None, **section}
     given = {label: dict(entry) if isinstance(entry, Mapping) else entry for label, entry in section.items()}
     pinned = {
@@ -260,15 +158,15 @@ def _attacks(config: Mapping[str, Any], datasets: tuple[str, ...]) -> tuple[dict
         entries[label] = replace(entries[label], by_dataset=changed)
     for label, entry in entries.items():
         if (label == CLEAN) != (entry.method == CLEAN):
-            _fail(f"attacks.{label}", f"label and method {CLEAN} belong together; got method {entry.method}")
+            plain.fail(f"attacks.{label}", f"label and method {CLEAN} belong together; got method {entry.method}")
     rates = {}
     common = config.get("poison_rates")
-    shared = None if common is None else _list(common, "poison_rates", _rate, RATES)
+    shared = None if common is None else plain.listed(common, "poison_rates", plain.rate, RATES)
     for (label, dataset), value in pinned.items():
         where = f"attacks.{label}.by_dataset.{dataset}.rates" if dataset else f"attacks.{label}.rates"
         if label == CLEAN:
-            _fail(where, "the clean reference has rate 0 only; choose poison_rates for the others")
-        rates[label, dataset] = _list(value, where, _rate, RATES)
+            plain.fail(where, "the clean reference has rate 0 only; choose poison_rates for the others")
+        rates[label, dataset] = plain.listed(value, where, plain.rate, RATES)
     for label, dataset in product(entries, datasets):
         own = rates.get((label, dataset)) or rates.get((label, "")) or shared or _paper_rate(entries[label])
         rates[label, dataset] = ("0",) if label == CLEAN else own
@@ -277,10 +175,10 @@ def _attacks(config: Mapping[str, Any], datasets: tuple[str, ...]) -> tuple[dict
 
 def _by_dataset(value: Any, where: str, datasets: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """What an attack changes on some data sets."""
-    section = _mapping(value, where, "data sets with parameters, such as {gtsrb: {target_class: 2}}")
-    known = _one_of(datasets, "data set")
+    section = plain.mapping(value, where, "data sets with parameters, such as {gtsrb: {target_class: 2}}")
+    known = plain.one_of(datasets, "data set")
     return {
-        known(dataset, f"{where}.{dataset}"): _mapping(
+        known(dataset, f"{where}.{dataset}"): plain.mapping(
             given, f"{where}.{dataset}", "parameters such as {rates: [0.01]}"
         )
         for dataset, given in section.items()
@@ -292,26 +190,27 @@ def _paper_rate(entry: Entry) -> tuple[str, ...]:
 
 
 def _surrogate(value: Any) -> str:
-    model = _label(value, "surrogate")
+    model = plain.label(value, "surrogate")
     registry.check("models", model, {}, "surrogate")
     return model
 
 
 def _holdout(value: Any) -> Holdout:
     if not isinstance(value, Mapping):
-        return Holdout("train", _natural(value, "holdout"))
-    _known_keys(value, ("source", "size"), "holdout.")
+        return Holdout("train", plain.natural(value, "holdout"))
+    plain.known_keys(value, ("source", "size"), "holdout.")
     if "size" not in value:
-        _fail("holdout.size", "missing; expected a whole number, such as 2000")
-    source = _one_of(("train", "test"), "split")(value.get("source", "train"), "holdout.source")
-    return Holdout(source, _natural(value["size"], "holdout.size"))
+        plain.fail("holdout.size", "missing; expected a whole number, such as 2000")
+    source = plain.one_of(("train", "test"), "split")(value.get("source", "train"), "holdout.source")
+    return Holdout(source, plain.natural(value["size"], "holdout.size"))
 
 
 def _recipe(value: Any) -> Entry:
-    given = {"name": value} if isinstance(value, str) else _mapping(value, "recipe", f"one of {', '.join(RECIPES)}")
+    known = ", ".join(RECIPES)
+    given = {"name": value} if isinstance(value, str) else plain.mapping(value, "recipe", f"one of {known}")
     if "name" not in given:
-        _fail("recipe.name", f"missing; choose from {', '.join(RECIPES)}")
-    name = _one_of(RECIPES, "recipe")(given.pop("name"), "recipe" if isinstance(value, str) else "recipe.name")
+        plain.fail("recipe.name", f"missing; choose from {known}")
+    name = plain.one_of(RECIPES, "recipe")(given.pop("name"), "recipe" if isinstance(value, str) else "recipe.name")
     fields = registry.dataclass_parameters(registry.PACKAGE / "recipes.py", "Recipe")
     registry.check_fields(fields, given, "recipe")
     return Entry(name, name, given)
@@ -323,16 +222,16 @@ def _retrain(value: Any, attacks: list[str], rates: list[str], seeds: tuple[int,
     if isinstance(value, bool):
         chosen = chosen if value else dict.fromkeys(everything, ())
     else:
-        given = _mapping(value, "retrain", "true, false, or a mapping such as {seeds: [0]}")
-        _known_keys(given, everything, "retrain.")
+        given = plain.mapping(value, "retrain", "true, false, or a mapping such as {seeds: [0]}")
+        plain.known_keys(given, everything, "retrain.")
         checks = {
-            "attacks": _one_of(attacks, "attack"),
-            "poison_rates": _grid_rate(rates),
-            "seeds": _one_of(seeds, "seed"),
-            "detectors": _one_of(detectors, "detector"),
+            "attacks": plain.one_of(attacks, "attack"),
+            "poison_rates": plain.grid_rate(rates),
+            "seeds": plain.one_of(seeds, "seed"),
+            "detectors": plain.one_of(detectors, "detector"),
         }
         for key, each in given.items():
-            chosen[key] = _list(each, f"retrain.{key}", checks[key], f"[{', '.join(map(str, everything[key]))}]")
+            chosen[key] = plain.listed(each, f"retrain.{key}", checks[key], f"[{', '.join(map(str, everything[key]))}]")
     return Retrain(*(frozenset(chosen[key]) for key in everything))
 
 
@@ -345,28 +244,30 @@ def _skips(
     if value is None or value == []:
         return ()
     checks = {
-        "attack": _one_of(entries["attacks"], "attack"),
-        "dataset": _one_of(entries["data"], "data set"),
-        "poison_rate": _grid_rate(rates),
-        "model": _one_of(entries["models"], "model"),
-        "seed": _one_of(seeds, "seed"),
+        "attack": plain.one_of(entries["attacks"], "attack"),
+        "dataset": plain.one_of(entries["data"], "data set"),
+        "poison_rate": plain.grid_rate(rates),
+        "model": plain.one_of(entries["models"], "model"),
+        "seed": plain.one_of(seeds, "seed"),
     }
 
     def values(key: str, given: Any, where: str) -> tuple[Any, ...]:
         """One value, or a list of them."""
         several = isinstance(given, list | tuple)
-        return _list(given, where, checks[key], "[badnets, blended]") if several else (checks[key](given, where),)
+        return (
+            plain.listed(given, where, checks[key], "[badnets, blended]") if several else (checks[key](given, where),)
+        )
 
     def skip(given: Any, where: str) -> Skip:
-        given = _mapping(given, where, 'a mapping such as {attack: ..., why: "..."}')
-        _known_keys(given, (*checks, "why"), f"{where}.")
+        given = plain.mapping(given, where, 'a mapping such as {attack: ..., why: "..."}')
+        plain.known_keys(given, (*checks, "why"), f"{where}.")
         why = given.pop("why", None)
         if not isinstance(why, str) or not why.strip():
-            _fail(f"{where}.why", f'expected the reason in words, such as "too few rows", got {_show(why)}')
+            plain.fail(f"{where}.why", f'expected the reason in words, such as "too few rows", got {plain.show(why)}')
         if not given:
-            _fail(where, f"expected at least one of {', '.join(checks)} beside why")
+            plain.fail(where, f"expected at least one of {', '.join(checks)} beside why")
         fields = {"poison_rate": "rate"}
         wanted = {fields.get(key, key): values(key, each, f"{where}.{key}") for key, each in given.items()}
         return Skip(tuple(wanted.items()), why)
 
-    return _list(value, "skip", skip, '[{attack: ..., why: "..."}]')
+    return plain.listed(value, "skip", skip, '[{attack: ..., why: "..."}]')

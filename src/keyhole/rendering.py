@@ -1,17 +1,15 @@
-"""How tables look: which columns are shown, how numbers are written; as Markdown, LaTeX and plain text."""
+"""How tables look: which columns are shown, how numbers are written; as Markdown and LaTeX."""
 
 import re
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 from pandas import DataFrame, Series
 
-from keyhole.checks import TRUTH
 from keyhole.two_groups import METRICS
 
-__all__ = ["HOW_TO_READ", "TITLES", "YES_NO", "Section", "latex", "markdown", "page", "sections"]
+__all__ = ["HOW_TO_READ", "TITLES", "YES_NO", "Section", "latex", "markdown", "number", "runs", "sections"]
 
 YES_NO = {"found", "top1", "any_flagged", "success_10", "success_20"}  # a t interval of 0, 0, 0 would say ± 0
 PLAIN = {"false_alarms", "anomaly_max", "removed", "seconds"}
@@ -25,6 +23,7 @@ FRACTION = (
     "model_AUROC",
     "feature_distance",
     "shift_cosine",
+    "spread_ratio",
     *METRICS,
 )  # the others are percent
 
@@ -87,6 +86,7 @@ SHOWN: dict[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]] = {
                 "mmd",
                 "energy_distance",
                 "sliced_wasserstein",
+                "spread_ratio",
             ),
         ),
     ),
@@ -178,6 +178,7 @@ HEADERS = {
     "mask_IoU": "mask IoU",
     "feature_distance": "feature distance",
     "shift_cosine": "shift cosine",
+    "spread_ratio": "spread ratio",
     "TPR_successful": "TPR of successful",
 }
 TEXT = ("attack", "defense", "told", "controls", "level", "transform")
@@ -215,7 +216,7 @@ def _existing(columns: Sequence[str], rows: DataFrame) -> list[str]:
 
 def _section(title: str, rows: DataFrame, columns: list[str]) -> Section:
     header = [HEADERS.get(name, name.replace("_", " ") if name.startswith("silhouette") else name) for name in columns]
-    cells = [[*(_cell(row, name) for name in columns), _runs(row), _notes(row)] for _, row in rows.iterrows()]
+    cells = [[*(_cell(row, name) for name in columns), runs(row), _notes(row)] for _, row in rows.iterrows()]
     text = [name in TEXT for name in columns]
     victim = rows.groupby(list(_CELL), sort=False).ngroup().tolist()
     return Section(title, [*header, "runs", "notes"], cells, [*text, False, True], victim)
@@ -228,18 +229,18 @@ def _cell(row: Series, column: str) -> str:
         return "" if pd.isna(row[column]) else f"{100 * row[column]:g}"
     if column == "retrained":
         return str(row[column])
-    text = _number(row, column) + _interval(row, column)
+    text = number(row, column) + _interval(row, column)
     return f"[{text}]" if text and not row["judged"] and column != "target_share" else text
 
 
-def _number(row: Series, column: str) -> str:
+def number(row: Series, column: str) -> str:
     """A mean in the unit of its column; blank where undefined."""
     value = row[column]
     if pd.isna(value):
         return ""
     if column in YES_NO:
-        runs = row["judged"] or row["excluded"]
-        return f"{round(value * runs, 2):g}/{runs}"
+        counted = row["judged"] or row["excluded"]
+        return f"{round(value * counted, 2):g}/{counted}"
     scale, digits = _unit(column)
     return f"{round(scale * value, digits) + 0.0:.{digits}f}"  # + 0.0: no minus before zero
 
@@ -259,7 +260,7 @@ def _unit(column: str) -> tuple[int, int]:
     return (1, 3) if column.startswith(FRACTION) else (100, 1)
 
 
-def _runs(row: Series) -> str:
+def runs(row: Series) -> str:
     """Of a victim or a defense, the judged runs and all."""
     return f"{row['judged']}/{row['seeds']}"
 
@@ -329,71 +330,3 @@ def latex(name: str, sections: Sequence[Section], captions: Sequence[str]) -> st
 
 def _latex_row(cells: Sequence[str]) -> str:
     return " & ".join(map(_in_latex, cells)) + r" \\"
-
-
-# One page of text
-
-WIDTH = 118
-LABEL = 33
-COLUMN = 17  # 5 victims side by side
-PAGE_LEGEND = (
-    "Percent, AUROC as a fraction; means over the judged seeds. [attack]: no seed passes the validity gate. "
-    "* told the truth (poison rate, payload or target class): an upper bound. Intervals are in the tables."
-)
-# table, its rows, heading, columns of a cell
-PAGE = (
-    ("attacks", ("attack",), "Victim: CA / ASR", ("CA", "ASR")),
-    ("detection", ("detector",), "Detectors: TPR / FPR  AUROC", ("TPR", "FPR", "AUROC")),
-    ("detection", ("detector",), "Retrained on what they keep: CA / ASR", ("CA_retrained", "ASR_retrained")),
-    ("inversion", ("inverter",), "Inverters: target found / false alarms", ("found", "false_alarms")),
-    ("repair", ("trainer",), "Trainers: CA / ASR", ("CA", "ASR")),
-    ("repair", ("repairer",), "Repairers: CA / ASR", ("CA", "ASR")),
-    ("test_time", ("filter",), "Filters: TPR / FPR  AUROC", ("TPR", "FPR", "AUROC")),
-    ("test_time", ("purifier",), "Purifiers: CA / ASR", ("CA", "ASR")),
-)
-
-
-def page(tables: Mapping[str, DataFrame], captions: Sequence[str]) -> str:
-    """The tables' main columns, with a column of text for each attack and rate."""
-    blocks, at_once = [], (WIDTH - LABEL) // COLUMN
-    for (dataset, model), attacks in tables["attacks"].groupby(["dataset", "model"], sort=False):
-        here = {name: t[(t["dataset"] == dataset) & (t["model"] == model)] for name, t in tables.items()}
-        for first in range(0, len(attacks), at_once):
-            blocks.append("\n".join([f"{dataset}, {model}", *_block(here, attacks.iloc[first : first + at_once])]))
-    legend = [line for text in (PAGE_LEGEND, *captions) for line in textwrap.wrap(text, WIDTH)]
-    return "\n\n".join([*blocks, "\n".join(legend)]) + "\n"
-
-
-def _block(tables: Mapping[str, DataFrame], attacks: DataFrame) -> list[str]:
-    victims = list(attacks[list(_CELL)].itertuples(index=False, name=None))
-    names = [row["attack"] if row["judged"] else f"[{row['attack']}]" for _, row in attacks.iterrows()]
-    rates = [f"{100 * row['poison_rate']:g} %, {_runs(row)}" for _, row in attacks.iterrows()]
-    lines = [_line("", names), _line("poison rate, judged/seeds", rates)]
-    for name, roles, heading, columns in PAGE:
-        rows = tables[name][tables[name]["role"].isin(roles)].dropna(how="all", subset=columns[0:2])
-        shown = _defenses(rows, victims, columns)
-        lines += [heading, *shown] if shown else []
-    return lines
-
-
-def _defenses(rows: DataFrame, victims: Sequence[tuple[str, float]], columns: Sequence[str]) -> list[str]:
-    """A line for each defense, with its answer for each victim."""
-    lines = []
-    for (defense, told), part in rows.groupby(["defense", "told"], sort=False):
-        cells = {(row["attack"], row["poison_rate"]): _brief(row, columns) for _, row in part.iterrows()}
-        truth = "*" if set(str(told).split("+")).intersection(TRUTH) else ""
-        label = "no defense" if defense == "none" else f"{defense}{truth}"
-        if set(cells) & set(victims):
-            lines.append(_line(f"  {label}", [cells.get(victim, "") for victim in victims]))
-    return lines
-
-
-def _brief(row: Series, columns: Sequence[str]) -> str:
-    values = [_number(row, name) or "-" for name in columns]
-    ranked = values.pop().removeprefix("0")[:4] if "AUROC" in columns else ""
-    return f"{values[0]:>5}/{values[1]:>5} {ranked:>4}".rstrip() if ranked else f"{values[0]:>5}/{values[1]:>5}"
-
-
-def _line(label: str, cells: Sequence[str]) -> str:
-    cut = [text if len(text) < COLUMN else f"{text[: COLUMN - 2]}…" for text in cells]
-    return (f"{label[: LABEL - 1]:<{LABEL}}" + "".join(f"{text:>{COLUMN}}" for text in cut)).rstrip()

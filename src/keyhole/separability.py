@@ -24,7 +24,7 @@ PLAIN_ROWS = 1500  # of `silhouette_plain`, whose time grows with their square
 
 
 COLUMNS = [f"{name}{mark}" for name in (*METRICS, "distance_auroc") for mark in ("", "_null", "_ceiling")]
-COLUMNS += ["silhouette_plain", "effective_rank"]
+COLUMNS += ["silhouette_plain", "effective_rank", "spread_ratio"]
 
 
 def by_level(
@@ -67,7 +67,8 @@ def separability(
     the same payload with `other`: `group_rows` on either side. The spaces are fitted to `fit_rows` clean rows that are
     in none of these groups. `distance_auroc` counts every row that was not fitted. `silhouette_plain` counts all rows,
     as Qi et al. 2023 do (150 payload rows hardly weigh against 5,000 clean ones), or 1,500 with the payload's share
-    kept. `effective_rank` is that of all clean rows. If a latent of either class is not finite, all metrics are NaN.
+    kept. `effective_rank` is that of all clean rows, `spread_ratio` their spread over that of `other`. If a latent of
+    either class is not finite, all metrics are NaN.
 
     Args:
         latents: all rows with the target label as received; what is not payload counts as clean, cover included.
@@ -93,6 +94,7 @@ def separability(
         move = fit(latents[fitted].astype(np.float64))
         x, y = move(latents.astype(np.float64)), move(other.astype(np.float64))
         row["effective_rank"] = effective_rank(x[clean])
+        row["spread_ratio"] = spread_ratio(x[clean], y)
         if size < FEWEST:
             continue
         everyone = (x[kind[: max(FEWEST, round(share * len(kind)))]] for kind in (payload, clean))
@@ -149,3 +151,9 @@ def effective_rank(x: Float[np.ndarray, "n d"]) -> float:
     covariance = np.cov(x, rowvar=False).reshape(x.shape[1], -1)
     total = (covariance**2).sum()
     return float(np.trace(covariance) ** 2 / total) if total > 0 else NAN
+
+
+def spread_ratio(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> float:
+    """Total variance of `x` over that of `y`: far below 1 where a class was drawn together to hide something in it."""
+    total = y.var(0).sum() if len(y) > 1 else 0.0
+    return float(x.var(0).sum() / total) if total > 0 else NAN

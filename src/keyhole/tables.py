@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame, Series
 
-from keyhole import artifacts, metrics, rendering
+from keyhole import artifacts, metrics, rendering, summary
 from keyhole.checks import EXCLUDING, FLAGS
 from keyhole.model_detection import COLUMNS, model_detection
 from keyhole.separability import COLUMNS as SEPARABILITY
@@ -306,4 +306,4 @@ def write(cards: DataFrame, folder: str | Path, skipped: Skipped = ()) -> None:
 
 def main_table(cards: DataFrame, skipped: Skipped = ()) -> str:
     """All results on one page of text, at most 118 columns wide, as in Qi et al. 2023, table 1."""
-    return rendering.page(tabulate(cards), [_exclusion_flow(cards), *_left_out(skipped)])
+    return summary.page(tabulate(cards), [_exclusion_flow(cards), *_left_out(skipped)])

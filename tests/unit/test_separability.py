@@ -221,6 +221,14 @@ def test_effective_rank_counts_equal_directions():
     assert math.isnan(spaces.effective_rank(np.ones((5, 3))))
 
 
+def test_spread_ratio_of_gaussians():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(3, 0.1, (20000, 4)), rng.normal(0, [1, 1, 1, 3], (20000, 4))
+    assert spaces.spread_ratio(x, y) == pytest.approx(0.04 / 12, rel=0.03)
+    assert math.isnan(spaces.spread_ratio(x, np.ones((5, 4))))
+    assert math.isnan(spaces.spread_ratio(x, y[:0]))
+
+
 # What every metric promises
 
 
@@ -311,6 +319,7 @@ def test_payload_like_clean_rows_scores_as_the_null():
         assert row["silhouette_ceiling"] > 0.5
         assert row["svm_auroc_ceiling"] == row["distance_auroc_ceiling"] == 1
         assert row["effective_rank"] == pytest.approx(8, abs=0.2)
+        assert row["spread_ratio"] == pytest.approx(1, abs=0.1)
 
 
 def test_payload_far_away_reaches_the_ceiling():
