@@ -32,6 +32,7 @@ __all__ = [
     "wrapped",
 ]
 
+WRAPPED = "Wrapped"  # the annotation, of `keyhole.parameters`, of an attack that another goes over
 PACKAGE = Path(__file__).parent
 ROLES = ("attacks", "detectors", "inverters", "repairers", "filters", "purifiers", "trainers", "data", "models")
 
@@ -117,8 +118,12 @@ def check_fields(known: Mapping[str, Parameter], given: Mapping[str, Any], where
     """
     for key, value in given.items():
         if key not in known:
-            raise ValueError(f"{where}.{key}: unknown parameter{suggestion(key, sorted(known))}")
-        if known[key].annotation == "Wrapped":
+            beneath = [name for name, field in known.items() if field.annotation == WRAPPED]
+            hint = (
+                f"; what its {beneath[0]} takes goes into {beneath[0]}: {{method: ..., {key}: ...}}" if beneath else ""
+            )
+            raise ValueError(f"{where}.{key}: unknown parameter{suggestion(key, sorted(known))}{hint}")
+        if known[key].annotation == WRAPPED:
             check("attacks", *wrapped(value, f"{where}.{key}"), f"{where}.{key}")
             continue
         rule = _rule(ast.parse(known[key].annotation, mode="eval").body)

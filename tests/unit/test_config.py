@@ -229,6 +229,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"attacks": {"badnets": {"target_class": 10}}}, "attacks.badnets.target_class", "0 to 9"),
     ({"attacks": {"badnets": {"target_class": -1}}}, "attacks.badnets.target_class", ">= 0"),
     ({"attacks": {"badnets": {"rates": [0.95]}}}, "attacks.badnets", "45000"),
+    ({"attacks": {"mmd": {"target_class": 2}}}, "attacks.mmd.target_class", "base: {method: ..., target_class: ...}"),
     ({"attacks": {"adap_blend": {"rates": [0.5]}}}, "attacks.adap_blend", "25000 payload and 25000 cover"),
     ({"detectors": [SS]}, "detectors", "mapping"),
     ({"detectors": {SS: {"assumed_rate": "orakel"}}}, f"detectors.{SS}.assumed_rate", "oracle"),
