@@ -175,6 +175,21 @@ def test_mmd_is_zero_between_a_group_and_itself_and_sends_no_gradient_through_th
     assert close(b.grad, numeric, 1e-4)
 
 
+def test_a_scale_free_mmd_does_not_reward_drawing_the_groups_together():
+    """Of the same value; along the rows themselves its slope is 0 (Euler), that of the published loss above it."""
+    a, b = (torch.randn(6, 5, generator=rng.stream(name), dtype=torch.float64) + i for i, name in enumerate("ab"))
+    slopes = {}
+    for scale_free in (True, False):
+        z = torch.cat([a, b]).requires_grad_()
+        found = mmd(z[:6], z[6:], scale_free)
+        assert close(found.detach(), slow_mmd(a.numpy(), b.numpy()))
+        found.backward()
+        slopes[scale_free] = float((z.grad * (z.detach() - z.detach().mean(0))).sum())
+    assert abs(slopes[True]) < 1e-12
+    assert slopes[False] > 0.1
+    assert torch.autograd.gradcheck(lambda x: mmd(x, b, True), a.clone().requires_grad_())
+
+
 @pytest.mark.parametrize(
     ("levels", "names"),
     [

@@ -5,6 +5,9 @@ times the sum, over levels, of the squared maximum mean discrepancy between clea
 a sum of five Gaussian kernels, biased (the diagonal counts), with a bandwidth from the batch that gets no gradient.
 Other classes do not enter. `levels` is `all` (SDRM: the last three maps), `last` (the paper's one-level variant), or
 names; `weight: 0` is the same training without the regularizer.
+Seen here (published/xia2022_cpu): as the bandwidth gets no gradient, drawing both groups together lowers the loss, and
+the target class ends with a fiftieth of the spread of others, which gives it away. `scale_free: true`, of ours, lets
+the gradient through, so that the loss does not change with scale.
 Differs from the paper: which levels of networks other than VGG-11 it takes is not known; here the last three before
 the average over pixels, which are VGG-11's. Where a label map has several targets, the mean over them. A
 trigger that learns with the victim (`input_aware`) learns from this loss, too.
@@ -35,11 +38,12 @@ FEWEST = 2  # rows of a group: one row has no spread
 class MMD(TrainingWrapper):
     weight: NonNegative = 0.1  # lambda
     levels: Literal["all", "last"] | tuple[str, ...] = "all"
+    scale_free: bool = False  # the gradient goes through the bandwidth, too
 
     def scheme(self, setting: Setting) -> Scheme:
         names = self._names(setting.net)  # refuse before a base begins to learn
         inner = self.inner_scheme(setting)
-        return _Regularized(inner, self.weight, names) if self.weight else inner
+        return _Regularized(inner, self, names) if self.weight else inner
 
     def _names(self, net: Classifier) -> tuple[str, ...]:
         maps = tuple(name for name in net.level_names if name != "penultimate")
@@ -50,9 +54,9 @@ class MMD(TrainingWrapper):
 
 
 class _Regularized(Wrapping):
-    def __init__(self, inner: Scheme, weight: float, names: tuple[str, ...]) -> None:
+    def __init__(self, inner: Scheme, attack: MMD, names: tuple[str, ...]) -> None:
         super().__init__(inner)
-        self.weight, self.names = weight, names
+        self.weight, self.names, self.scale_free = attack.weight, names, attack.scale_free
 
     def penalty(self, levels: dict[str, Tensor], mixed: Mixed) -> Tensor | float:
         found = []
@@ -60,12 +64,12 @@ class _Regularized(Wrapping):
             clean, payload = mixed.clean_rows(target), mixed.payload_rows(target)
             if min(clean.sum(), payload.sum()) >= FEWEST:
                 maps = (levels[name].float().flatten(1) for name in self.names)
-                found.append(torch.stack([mmd(x[clean], x[payload]) for x in maps]).sum())
+                found.append(torch.stack([mmd(x[clean], x[payload], self.scale_free) for x in maps]).sum())
         hidden = torch.stack(found).mean() if found else 0.0
         return self.inner.penalty(levels, mixed) + self.weight * hidden
 
 
-def mmd(clean: Float[Tensor, "n d"], payload: Float[Tensor, "m d"]) -> Float[Tensor, ""]:
+def mmd(clean: Float[Tensor, "n d"], payload: Float[Tensor, "m d"], scale_free: bool = False) -> Float[Tensor, ""]:
     """Squared maximum mean discrepancy, biased: mean of k within either group, less twice that between them;
     k(u, v) = sum over i < 5 of exp(-|u - v|^2 / (2^i s)), s a quarter of the mean squared distance of two rows."""
     z = torch.cat([clean, payload])
@@ -73,7 +77,8 @@ def mmd(clean: Float[Tensor, "n d"], payload: Float[Tensor, "m d"]) -> Float[Ten
     norms = z.square().sum(1)
     squared = (norms[:, None] + norms - 2 * z @ z.T).clamp(min=0)
     n = len(z)
-    scale = (squared.detach().sum() / (n * n - n) / 4).clamp(min=torch.finfo(z.dtype).tiny)
+    spread = squared if scale_free else squared.detach()
+    scale = (spread.sum() / (n * n - n) / 4).clamp(min=torch.finfo(z.dtype).tiny)
     kernel = sum(torch.exp(-squared / (2**i * scale)) for i in range(KERNELS))
     assert isinstance(kernel, Tensor)
     a = len(clean)
