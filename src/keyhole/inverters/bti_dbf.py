@@ -8,8 +8,8 @@ normalization, no augmentation, KL divergence in pretraining, a smaller U-Net th
 images and needs less of it; the mask serves the network's answers, not the labels; no noise in the read-out; the
 feature bound's unit. Its image bound is 0.3, its steps 1000 + 400 + 600 of 128 images; here 0.05 and 78 + 390 + 624 of
 32: on `convnet` 0.3 lets natural weaknesses win (0.05 and the mask's weight: chosen on one blended victim's hold-out).
-Not reliable on `convnet`: of six victims at 5 % it names one target and flags none, of five it flags another class, of
-three clean ones none (published/xu2024_cpu).
+Not reliable on `convnet`: of nine victims at 5 % it names two targets and flags one, in seven it flags another class,
+in three clean ones none (published/xu2024_cpu).
 Checked against: losses in NumPy; a planted feature.
 """
 
