@@ -118,10 +118,8 @@ def check_fields(known: Mapping[str, Parameter], given: Mapping[str, Any], where
     """
     for key, value in given.items():
         if key not in known:
-            beneath = [name for name, field in known.items() if field.annotation == WRAPPED]
-            hint = (
-                f"; what its {beneath[0]} takes goes into {beneath[0]}: {{method: ..., {key}: ...}}" if beneath else ""
-            )
+            bases = [name for name, field in known.items() if field.annotation == WRAPPED]
+            hint = "".join(f"; what its {base} takes goes into {base}: {{method: ..., {key}: ...}}" for base in bases)
             raise ValueError(f"{where}.{key}: unknown parameter{suggestion(key, sorted(known))}{hint}")
         if known[key].annotation == WRAPPED:
             check("attacks", *wrapped(value, f"{where}.{key}"), f"{where}.{key}")

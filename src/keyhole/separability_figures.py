@@ -75,6 +75,7 @@ def _each_victim(cards: DataFrame, path: str | Path, values: Callable[[DataFrame
     victims = [
         (f"{name}\n{text}", rows) for name, part in parts for text, rows in part.groupby(named(part), sort=False)
     ]
+    # four side by side, or three where these fill every line: a regularizer's variants then stand below each other
     across = min(3 if len(victims) % 4 and len(victims) % 3 == 0 else 4, len(victims))
     levels = list(dict.fromkeys(found["level"]))
     down = -(-len(victims) // across)
