@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from keyhole import models, registry, rng
-from keyhole.provenance import hardware
+from keyhole import models, rng
+from keyhole.planning import registry
+from keyhole.running.origin import hardware
 from keyhole.types import Evidence
 
 ROWS, CLASSES, DIMENSIONS, HOLDOUT, PAYLOAD = 50_000, 10, 256, 2_500, 150

@@ -10,8 +10,9 @@ import time
 
 import torch
 
-from keyhole import models, registry, rng
-from keyhole.provenance import hardware
+from keyhole import models, rng
+from keyhole.planning import registry
+from keyhole.running.origin import hardware
 from keyhole.types import Evidence
 
 CLASSES, HOLDOUT = (10, 43, 200), 2_500

@@ -2,10 +2,10 @@ import json
 import sys
 from pathlib import Path
 
-from keyhole.config import Cell, ConfigError, load
-from keyhole.grid import DEFENSES
-from keyhole.provenance import code_hash
-from keyhole.registry import classvars
+from keyhole.planning.config import Cell, ConfigError, load
+from keyhole.planning.grid import DEFENSES
+from keyhole.planning.hashes import code_hash
+from keyhole.planning.registry import classvars
 
 CONFIG_FILE = ", ".join(
     map(str, workflow.config_settings.configfiles or ["config.yaml"])

@@ -1,6 +1,7 @@
 """Learn what an attack needs before it poisons: hardened images, the weights of a generator."""
 
-from keyhole import artifacts, jobs, rng
+from keyhole import artifacts, rng
+from keyhole.running import jobs
 
 jobs.begin(snakemake)
 cell = snakemake.wildcards

@@ -1,6 +1,6 @@
 """Train a model on the received set as a trainer does, and record what it predicts."""
 
-from keyhole import jobs
+from keyhole.running import jobs
 
 jobs.begin(snakemake)
 trainer, told = jobs.instantiate("trainers", snakemake.params["trainer"])

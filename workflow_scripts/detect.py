@@ -4,7 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from keyhole import artifacts, jobs, rng
+from keyhole import artifacts, rng
+from keyhole.running import jobs
 from keyhole.types import Poisoned
 
 jobs.begin(snakemake)

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import torch
 
-from keyhole import artifacts, jobs, plots, rng
-from keyhole.truth import around_target
+from keyhole import artifacts, rng
+from keyhole.reporting import pictures
+from keyhole.running import jobs
+from keyhole.scoring.truth import around_target
 from keyhole.types import Poisoned
 
 jobs.begin(snakemake)
@@ -19,22 +21,22 @@ shown = torch.nonzero(~poisoned.is_cover)[:6, 0]
 images = clean["images"][poisoned.index[shown]] if len(shown) else clean["images"][:6]
 planted = poisoned.images[shown] if len(shown) else images
 triggered = attack.apply_trigger(images, rng.stream("preview"))
-plots.plot_preview(images.numpy(), planted.numpy(), triggered.numpy(), snakemake.output["preview"], title)
+pictures.plot_preview(images.numpy(), planted.numpy(), triggered.numpy(), snakemake.output["preview"], title)
 
 target = [*victim["target_classes"], victim["target_class"]][0]  # of several, the first; a clean victim has none
 truth = artifacts.load_arrays(given["poisoned"], "index", "labels", "is_cover")
 place, kinds = around_target(clean["labels"].numpy(), truth, target)
-drawn = plots.sample_kinds(kinds, int(cell["seed"]))
+drawn = pictures.sample_kinds(kinds, int(cell["seed"]))
 level = snakemake.params["level"]
 latents = artifacts.load_arrays(given["latents"], level)[level][place[drawn]]
-maps = {method: plots.latent_map(latents, method, int(cell["seed"])) for method in ("t-SNE", "PCA")}
+maps = {method: pictures.latent_map(latents, method, int(cell["seed"])) for method in ("t-SNE", "PCA")}
 raw = [card["silhouette"] for card in found if (card.get("level"), card.get("transform")) == (level, "raw")]
-plots.plot_latents(maps, kinds[drawn], snakemake.output["latents"], f"{title}, {level}", (raw or [float("nan")])[0])
+pictures.plot_latents(maps, kinds[drawn], snakemake.output["latents"], f"{title}, {level}", (raw or [float("nan")])[0])
 
 inversions = {Path(file).parent.name: artifacts.load_arrays(file) for file in given["inversions"]}
 for inversion, path in zip(inversions.values(), snakemake.output["triggers"], strict=True):
-    plots.plot_triggers(inversion, victim["target_classes"], path, title)
+    pictures.plot_triggers(inversion, victim["target_classes"], path, title)
 for path in snakemake.output["inversions"]:
     holdout = artifacts.load_tensors(given["holdout"], "images")["images"][:4]
     stamped = attack.apply_trigger(holdout, rng.stream("preview"))
-    plots.plot_inversions(holdout.numpy(), stamped.numpy(), inversions, path, title)
+    pictures.plot_inversions(holdout.numpy(), stamped.numpy(), inversions, path, title)

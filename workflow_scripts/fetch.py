@@ -2,15 +2,16 @@
 
 import json
 
-from keyhole import artifacts, data, jobs, rng
+from keyhole import artifacts, rng
+from keyhole.running import jobs, splits
 
 jobs.begin(snakemake)
 dataset, _ = jobs.instantiate("data", snakemake.params["dataset"])
 holdout = json.loads(snakemake.params["holdout"])
 stream = rng.stream("holdout", snakemake.wildcards["dataset"])
 try:
-    whole = data.load(dataset, snakemake.config.get("data_dir"))
-    parts = data.cut_holdout(whole, holdout["source"], holdout["size"], stream)
+    whole = splits.load(dataset, snakemake.config.get("data_dir"))
+    parts = splits.cut_holdout(whole, holdout["source"], holdout["size"], stream)
 except ValueError as error:  # what to put where, without a traceback
     raise SystemExit(f"datasets.{snakemake.wildcards['dataset']}: {error}") from None
 facts = {"classes": int(parts.train_labels.max()) + 1, "flips": dataset.flips}

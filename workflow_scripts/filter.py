@@ -2,8 +2,9 @@
 
 import torch
 
-from keyhole import artifacts, jobs, rng, screening
-from keyhole.training import predict
+from keyhole import artifacts, rng
+from keyhole.learning.training import predict
+from keyhole.running import jobs, screening
 
 jobs.begin(snakemake)
 cell = snakemake.wildcards

@@ -1,7 +1,8 @@
 """Let an inverter look for triggers, and try what it recovered on test images."""
 
-from keyhole import artifacts, jobs, rng
-from keyhole.evaluation import inverted
+from keyhole import artifacts, rng
+from keyhole.running import jobs
+from keyhole.running.evaluation import inverted
 
 jobs.begin(snakemake)
 cell = snakemake.wildcards

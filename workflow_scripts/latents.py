@@ -2,7 +2,9 @@
 
 import json
 
-from keyhole import artifacts, jobs, training
+from keyhole import artifacts
+from keyhole.learning import training
+from keyhole.running import jobs
 
 jobs.begin(snakemake)
 net = jobs.load_net(snakemake.input["model"])

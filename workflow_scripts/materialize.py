@@ -1,6 +1,7 @@
 """Write down a poisoned set for an attacker who trained: the rate's rows with the trigger that training ended with."""
 
-from keyhole import artifacts, jobs, rng
+from keyhole import artifacts, rng
+from keyhole.running import jobs
 from keyhole.types import Poisoned
 
 jobs.begin(snakemake)

@@ -1,7 +1,8 @@
 """What the clean model answers to an attack's trigger: the ASR that the trigger has by nature."""
 
-from keyhole import artifacts, jobs
-from keyhole.evaluation import answers
+from keyhole import artifacts
+from keyhole.running import jobs
+from keyhole.running.evaluation import answers
 
 jobs.begin(snakemake)
 net = jobs.load_net(snakemake.input["model"])

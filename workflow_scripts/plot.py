@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from keyhole import tables
-from keyhole.figures import FIGURES
+from keyhole.reporting import tables
+from keyhole.reporting.figures import FIGURES
 
 found = tables.collect(snakemake.input)
 for file in snakemake.output:

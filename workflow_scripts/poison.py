@@ -1,6 +1,7 @@
 """Poison a training set, with what the attacker crafted for it."""
 
-from keyhole import artifacts, jobs, rng
+from keyhole import artifacts, rng
+from keyhole.running import jobs
 
 jobs.begin(snakemake)
 cell = snakemake.wildcards

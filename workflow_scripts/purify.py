@@ -1,7 +1,8 @@
 """Put a purifier in front of the victim, and record what the two predict on clean and triggered test images."""
 
-from keyhole import artifacts, jobs, rng
-from keyhole.evaluation import answers
+from keyhole import artifacts, rng
+from keyhole.running import jobs
+from keyhole.running.evaluation import answers
 
 jobs.begin(snakemake)
 cell = snakemake.wildcards

@@ -1,6 +1,7 @@
 """Repair the victim, and record what the repaired model predicts on clean and triggered test images."""
 
-from keyhole import jobs, rng
+from keyhole import rng
+from keyhole.running import jobs
 
 jobs.begin(snakemake)
 cell = snakemake.wildcards

@@ -4,7 +4,7 @@ import json
 
 import yaml
 
-from keyhole import report, tables
+from keyhole.reporting import report, tables
 
 given, params = snakemake.input, snakemake.params
 report.write(

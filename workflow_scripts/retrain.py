@@ -5,7 +5,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from keyhole import artifacts, jobs, training
+from keyhole import artifacts
+from keyhole.learning import training
+from keyhole.running import jobs
 
 jobs.begin(snakemake)
 params = snakemake.params

@@ -2,8 +2,9 @@
 
 import json
 
-from keyhole import artifacts, cards
-from keyhole.truth import received_labels
+from keyhole import artifacts
+from keyhole.scoring import cards
+from keyhole.scoring.truth import received_labels
 
 given, read, facts = snakemake.input, artifacts.load_arrays, artifacts.facts
 labels_of = json.loads(snakemake.params["labels"])

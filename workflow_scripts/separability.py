@@ -3,8 +3,8 @@
 import json
 
 from keyhole import artifacts
-from keyhole.separability import by_level
-from keyhole.truth import received_labels
+from keyhole.scoring.separability import by_level
+from keyhole.scoring.truth import received_labels
 
 given = snakemake.input
 train_labels = artifacts.load_arrays(given["train"], "labels")["labels"]

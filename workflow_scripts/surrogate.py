@@ -1,6 +1,8 @@
 """Train the attacker's own network on the clean set, with other initial weights and batches than any victim's."""
 
-from keyhole import artifacts, jobs, training
+from keyhole import artifacts
+from keyhole.learning import training
+from keyhole.running import jobs
 
 jobs.begin(snakemake)
 clean = artifacts.load_tensors(snakemake.input["train"])

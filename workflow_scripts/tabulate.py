@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from keyhole import artifacts, tables
+from keyhole import artifacts
+from keyhole.reporting import tables
 
 found = tables.collect(snakemake.input)
 skipped = [(cell, why) for cell, why in json.loads(snakemake.params["skipped"])]

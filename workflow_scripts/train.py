@@ -1,7 +1,8 @@
 """Train the victim on the poisoned set, and record what it predicts on clean and triggered test images."""
 
-from keyhole import artifacts, jobs
-from keyhole.evaluation import answers
+from keyhole import artifacts
+from keyhole.running import jobs
+from keyhole.running.evaluation import answers
 from keyhole.types import Poisoned
 
 jobs.begin(snakemake)

@@ -6,9 +6,12 @@ weights and batch order). Nobody touches torch's or NumPy's global generators.
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import Generator
+
+from keyhole.types import Labels, Rows
 
 
 def stream(*key: str | int) -> Generator:
@@ -25,3 +28,10 @@ def forked(rng: Generator) -> Generator:
 def integer(rng: Generator) -> int:
     """The next seed, below 2^31, for a library that takes an integer (`random_state` in scikit-learn)."""
     return int(torch.randint(2**31 - 1, (), generator=rng))
+
+
+def stratified(labels: Labels, seats: Sequence[int], rng: Generator) -> Rows:
+    """Rows in random order, `seats[k]` of class k; one stream gives nested draws of a class."""
+    order = torch.randperm(len(labels), generator=rng)
+    rows = torch.cat([order[labels[order] == label][:seat] for label, seat in enumerate(seats)])
+    return rows[torch.randperm(len(rows), generator=rng)]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from keyhole.learning.training import latents
 from keyhole.models import Classifier
 from keyhole.rng import stream
-from keyhole.training import latents
 from keyhole.types import Evidence, Recovered
 
 CLASSES = 3

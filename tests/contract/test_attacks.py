@@ -5,8 +5,9 @@ from functools import cache
 import pytest
 import torch
 
-from keyhole import models, registry, rng
-from keyhole.recipes import resolve
+from keyhole import models, rng
+from keyhole.learning.recipes import resolve
+from keyhole.planning import registry
 from keyhole.types import Poisoned
 
 ATTACKS = registry.names("attacks")

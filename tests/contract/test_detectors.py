@@ -7,7 +7,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from keyhole import registry, rng
+from keyhole import rng
+from keyhole.planning import registry
 from keyhole.types import Evidence
 
 METHODS = registry.names("detectors")

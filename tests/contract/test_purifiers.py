@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from keyhole import registry
+from keyhole.planning import registry
 from keyhole.rng import stream
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from keyhole import registry
+from keyhole.planning import registry
 from keyhole.rng import stream
 
 

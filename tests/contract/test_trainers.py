@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from keyhole import registry
+from keyhole.learning.recipes import Recipe
 from keyhole.models import Classifier
-from keyhole.recipes import Recipe
+from keyhole.planning import registry
 from keyhole.rng import stream
 
 CLASSES, SIDE, ROWS = 3, 8, 90

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from keyhole import registry, rng
-from keyhole.triggers import drawn_patch, full_image
+from keyhole import rng
+from keyhole.attacks._triggers import drawn_patch, full_image
+from keyhole.planning import registry
 
 SHAPE = (3, 32, 32)
 

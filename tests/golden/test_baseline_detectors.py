@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from keyhole import rng
 from keyhole.detectors import frequency, knn_to_clean, mahalanobis
+from keyhole.detectors._latents import halves
 from keyhole.detectors.feature_norm import FeatureNorm
 from keyhole.detectors.frequency import Frequency
 from keyhole.detectors.knn_to_clean import KNNToClean
@@ -20,7 +21,6 @@ from keyhole.detectors.lowest_loss import LowestLoss
 from keyhole.detectors.mahalanobis import Mahalanobis
 from keyhole.detectors.max_softmax import MaxSoftmax
 from keyhole.detectors.subspace_reconstruction import SubspaceReconstruction
-from keyhole.linalg import halves
 from keyhole.types import Evidence
 
 WITH_HOLDOUT = (KNNToClean, Mahalanobis, SubspaceReconstruction)

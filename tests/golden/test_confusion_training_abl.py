@@ -12,11 +12,11 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from keyhole import training
 from keyhole.detectors import confusion_training as ct
 from keyhole.detectors.confusion_training import ConfusionTraining
+from keyhole.learning import training
+from keyhole.learning.recipes import Recipe
 from keyhole.models import Classifier, convnet
-from keyhole.recipes import Recipe
 from keyhole.rng import stream
 from keyhole.trainers import abl
 from keyhole.trainers.abl import ABL

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from keyhole import generators, input_aware_trigger, models, registry, rng, training
-from keyhole.attacks import issba
-from keyhole.recipes import resolve
+from keyhole import models, rng
+from keyhole.attacks import _input_aware, issba
+from keyhole.learning import generators, training
+from keyhole.learning.recipes import resolve
+from keyhole.planning import registry
 
 SIDE, CLASSES = 16, 4
 
@@ -115,10 +117,10 @@ def test_patterns_masks_and_stamp_are_the_formulas():
     u, v, x = (8 * floats(2, 3, 5, 5, key=key) - 4 for key in "uvx")
     g = np.tanh(u.numpy()) / 2 + 0.5
     m = 0.5 * (np.tanh(20 * (np.tanh(v.numpy()) / 2 + 0.5) - 10) + 1)
-    assert close(input_aware_trigger.pattern(u), g)
-    assert close(input_aware_trigger.mask(v), m)
+    assert close(_input_aware.pattern(u), g)
+    assert close(_input_aware.mask(v), m)
     expected = x.numpy() + m * (g - x.numpy())
-    assert close(input_aware_trigger.stamped(x, input_aware_trigger.pattern(u), input_aware_trigger.mask(v)), expected)
+    assert close(_input_aware.stamped(x, _input_aware.pattern(u), _input_aware.mask(v)), expected)
 
 
 def test_diversity_is_image_distance_over_trigger_distance():
@@ -126,22 +128,20 @@ def test_diversity_is_image_distance_over_trigger_distance():
     ratios = [
         np.sqrt(((a[i] - b[i]).numpy() ** 2).mean()) / np.sqrt(((p[i] - q[i]).numpy() ** 2).mean()) for i in range(4)
     ]
-    assert abs(float(input_aware_trigger.diversity_loss(a, b, p, q)) - np.mean(ratios)) < 1e-5
-    assert input_aware_trigger.diversity_loss(a, b, p, p + 1e-3 * q) > 100 * input_aware_trigger.diversity_loss(
-        a, b, p, q
-    )
+    assert abs(float(_input_aware.diversity_loss(a, b, p, q)) - np.mean(ratios)) < 1e-5
+    assert _input_aware.diversity_loss(a, b, p, p + 1e-3 * q) > 100 * _input_aware.diversity_loss(a, b, p, q)
 
 
 def test_diversity_has_a_finite_gradient_where_triggers_are_the_same():
     a, b, p = floats(2, 3, 4, 4), floats(2, 3, 4, 4, key="b"), floats(2, 3, 4, 4, key="p").requires_grad_()
-    input_aware_trigger.diversity_loss(a, b, p, p.clone()).backward()
+    _input_aware.diversity_loss(a, b, p, p.clone()).backward()
     assert p.grad.isfinite().all()
 
 
 def test_masks_pay_for_what_lies_above_the_density():
     masks = floats(3, 1, 5, 5)
-    assert close(input_aware_trigger.excess(masks, 0.4), np.maximum(masks.numpy() - 0.4, 0).mean())
-    assert float(input_aware_trigger.excess(torch.full((1, 1, 2, 2), 0.03), 0.032)) == 0
+    assert close(_input_aware.excess(masks, 0.4), np.maximum(masks.numpy() - 0.4, 0).mean())
+    assert float(_input_aware.excess(torch.full((1, 1, 2, 2), 0.03), 0.032)) == 0
 
 
 @pytest.fixture(scope="module")

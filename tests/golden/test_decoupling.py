@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from keyhole.decoupling import (
+from keyhole.inverters.ban import BAN, climbed, perturbed
+from keyhole.inverters.bti_dbf import BTIDBF
+from keyhole.learning.decoupling import (
     STD,
     Decoupler,
     arrivals,
@@ -20,13 +22,11 @@ from keyhole.decoupling import (
     masked_norm,
     poisoned,
 )
-from keyhole.inverters.ban import BAN, climbed, perturbed
-from keyhole.inverters.bti_dbf import BTIDBF
+from keyhole.learning.training import predict
 from keyhole.models import Classifier
 from keyhole.purifiers.bti_dbf_p import BTIDBFP, purifying_loss
 from keyhole.repairers.bti_dbf_u import BTIDBFU, unlearning_loss
 from keyhole.rng import stream
-from keyhole.training import predict
 from keyhole.types import Evidence
 
 CLASSES, SIDE, TARGET = 4, 12, 2

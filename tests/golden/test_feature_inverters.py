@@ -8,7 +8,7 @@ import torch
 from scipy.linalg import hadamard
 from torch import nn
 
-from keyhole.feature_inversion import (
+from keyhole.inverters._feature_inversion import (
     Bounds,
     Measured,
     Progress,
@@ -24,9 +24,9 @@ from keyhole.feature_inversion import (
 )
 from keyhole.inverters.feature_re import FeatureRE
 from keyhole.inverters.unicorn import UNICORN, Space, ssim
+from keyhole.learning.training import predict
 from keyhole.models import Classifier
 from keyhole.rng import stream
-from keyhole.training import predict
 from keyhole.types import Evidence
 
 CLASSES, SIDE, TARGET = 3, 8, 2

@@ -11,8 +11,8 @@ from PIL import Image
 from scipy import ndimage
 from torch import Generator, nn
 
-from keyhole import corruptions
-from keyhole.corruptions import NAMES, SEVERITIES, corrupt
+from keyhole.filters import _corruptions
+from keyhole.filters._corruptions import NAMES, SEVERITIES, corrupt
 from keyhole.filters.ibd_psc import IBDPSC, normalizations
 from keyhole.filters.scale_up import ScaleUp
 from keyhole.filters.strip import STRIP
@@ -408,4 +408,4 @@ def test_unknown_corruptions_and_severities_are_refused():
     with pytest.raises(ValueError, match="1 to 5"):
         corrupt(pictures(1, "one"), "fog", 6, stream("c"))
     assert len(NAMES) == 15
-    assert all(len(constants) == 5 for _, constants in corruptions.CORRUPTIONS.values())
+    assert all(len(constants) == 5 for _, constants in _corruptions.CORRUPTIONS.values())

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from keyhole import registry, rng
+from keyhole import rng
 from keyhole.models import Classifier
+from keyhole.planning import registry
 
 CLASSES, SHAPE, TARGET = 4, (3, 8, 8), 2
 LINF = {"norm": "linf", "epsilon": 8.0}

@@ -12,9 +12,9 @@ from torch.nn import functional
 from keyhole.inverters.mm_bd import MMBD, margin, surprise
 from keyhole.inverters.pixel import Pixel, add, as_mask, objective, parts, smooth_count
 from keyhole.inverters.thtp import THTP, distance, merges, scatter, unit_trigger
+from keyhole.learning.training import predict
 from keyhole.models import Classifier
 from keyhole.rng import stream
-from keyhole.training import predict
 from keyhole.types import Evidence
 
 CLASSES, SIDE, TARGET = 8, 12, 3

@@ -11,11 +11,11 @@ from torch.nn import functional
 
 from keyhole.filters.strip import STRIP, mean_entropy
 from keyhole.inverters.neural_cleanse import NeuralCleanse, Progress, anomaly_index, objective, stamp, unpack
+from keyhole.learning.training import predict
 from keyhole.models import Classifier
 from keyhole.purifiers.shrink_pad import ShrinkPad
 from keyhole.repairers.fine_pruning import FinePruning, prunable
 from keyhole.rng import stream
-from keyhole.training import predict
 from keyhole.types import Evidence
 
 CLASSES, SIDE, TARGET = 8, 16, 3

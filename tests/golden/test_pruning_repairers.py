@@ -9,6 +9,7 @@ from scipy.signal import correlate
 from torch import nn
 from torch.nn import functional
 
+from keyhole.learning.training import predict
 from keyhole.models import Classifier, build
 from keyhole.repairers import anp, awm
 from keyhole.repairers.anp import ANP, pruned, pruned_by_threshold, worst_noise
@@ -16,7 +17,6 @@ from keyhole.repairers.awm import AWM, bounded, harm
 from keyhole.repairers.clp import CLP, lipschitz_bound, outlying, pairs, slope
 from keyhole.repairers.rnp import LONGEST_GRADIENT, RNP, climb
 from keyhole.rng import stream
-from keyhole.training import predict
 from keyhole.types import Evidence
 
 CLASSES, TARGET, SIDE, COPIES = 3, 1, 12, 5

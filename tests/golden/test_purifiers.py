@@ -11,14 +11,14 @@ from scipy.signal import correlate
 from sklearn.decomposition import PCA
 from torch import nn
 
+from keyhole.learning.holdout import accuracy
+from keyhole.learning.training import predict
 from keyhole.models import Classifier
 from keyhole.purifiers import februus
 from keyhole.purifiers.autoencoder import PATCH, Autoencoder, PatchAutoencoder, principal_patches
 from keyhole.purifiers.februus import BARS, Februus, filled, grad_cam, heat_maps, mapped_level
 from keyhole.purifiers.jpeg import JPEG
 from keyhole.rng import stream
-from keyhole.training import predict
-from keyhole.tuning import accuracy
 from keyhole.types import Evidence
 
 CLASSES, SIDE, TARGET = 4, 16, 2

@@ -5,8 +5,9 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from keyhole import registry, rng
-from keyhole.triggers import drawn_patch, in_parts
+from keyhole import rng
+from keyhole.attacks._triggers import drawn_patch, in_parts
+from keyhole.planning import registry
 
 SHAPE = (3, 32, 32)
 

@@ -8,11 +8,13 @@ import torch
 from scipy.stats import wasserstein_distance
 from torch.nn import functional
 
-from keyhole import generators, input_aware_trigger, models, registry, rng
-from keyhole.attacks import belt, bpp, lsba, wasserstein
+from keyhole import models, rng
+from keyhole.attacks import _input_aware, belt, bpp, lsba, wasserstein
+from keyhole.attacks._training_control import Mixed, Scheme, Setting, TrainingControl
 from keyhole.attacks.mmd import mmd
-from keyhole.recipes import resolve
-from keyhole.training_control import Mixed, Scheme, Setting, TrainingControl
+from keyhole.learning import generators
+from keyhole.learning.recipes import resolve
+from keyhole.planning import registry
 
 SIDE, CLASSES, N = 16, 4, 240
 RECIPE = resolve("cpu", "digits", False, {"epochs": 2, "batch_size": 60, "precision": "float32"})
@@ -348,8 +350,8 @@ def test_input_aware_payload_wears_its_own_trigger_and_cover_that_of_the_next_ro
     mixed = scheme.mix(x, y)
     z = x.float() / 255
     with torch.no_grad(), generators.half(z.device):
-        pattern = input_aware_trigger.pattern(scheme.of_pattern(z))
-        mask = input_aware_trigger.mask(scheme.of_mask(z))
+        pattern = _input_aware.pattern(scheme.of_pattern(z))
+        mask = _input_aware.mask(scheme.of_mask(z))
     stamped = 255 * (z + mask * (pattern - z))
     next_row = torch.arange(30).roll(-1)
     crossed = 255 * (z + mask[next_row] * (pattern[next_row] - z))
@@ -363,7 +365,7 @@ def test_input_aware_payload_wears_its_own_trigger_and_cover_that_of_the_next_ro
 def test_input_aware_cover_wears_another_trigger_wherever_its_parts_end(monkeypatch):
     attack = registry.load("attacks", "input_aware", {"width": 8})
     attack, x = attack.equipped(attack.scheme(setting()).tensors()), images(6)
-    monkeypatch.setattr("keyhole.training.forward_batch", lambda device: 3)
+    monkeypatch.setattr("keyhole.learning.training.forward_batch", lambda device: 3)
     own, crossed = attack.apply_trigger(x, rng.stream("t")), attack.plant_cover(x, rng.stream("c"))
     assert not (own == crossed).flatten(1).all(1).any()
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from keyhole.learning.training import fit, predict
 from keyhole.models import Classifier, build
 from keyhole.repairers.fine_tuning import FineTuning
 from keyhole.repairers.ft_sam import FTSAM, worst_gradients, worst_shift
@@ -16,7 +17,6 @@ from keyhole.repairers.i_bau import IBAU, PENALTY, adversary_loss, hypergradient
 from keyhole.repairers.nad import NAD, attention, attention_distance
 from keyhole.repairers.nc_unlearning import NCUnlearning, with_some_stamped
 from keyhole.rng import stream
-from keyhole.training import fit, predict
 from keyhole.types import Evidence, Recovered
 
 CLASSES, SIDE, TARGET = 3, 8, 1

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from keyhole import config, reader, registry
-from keyhole.config import Cell, ConfigError
+from keyhole.planning import config, registry, signatures
+from keyhole.planning.config import Cell, ConfigError
 
 MINIMAL: dict[str, Any] = {
     "datasets": ["cifar10"],
@@ -298,7 +298,7 @@ def clean_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tree / "attacks" / "blended.py"
     file.write_text(file.read_text().replace("    alpha:", '    controls = "clean-label"\n\n    alpha:'))
     monkeypatch.setattr(registry, "PACKAGE", tree)
-    monkeypatch.setattr(reader, "PACKAGE", tree)
+    monkeypatch.setattr(signatures, "PACKAGE", tree)
 
 
 @pytest.mark.usefixtures("clean_label")
@@ -391,7 +391,7 @@ def test_a_holdout_from_the_training_set_takes_rows_of_every_class() -> None:
 
 def test_loading_imports_no_torch() -> None:
     code = (
-        "import sys; from keyhole import config;"
+        "import sys; from keyhole.planning import config;"
         f"config.load({FULL!r}); print({{'torch', 'pandas', 'sklearn', 'scipy', 'jaxtyping'}} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

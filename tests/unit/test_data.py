@@ -13,10 +13,12 @@ import torch
 import torchvision
 from PIL import Image
 
-from keyhole import data, registry, rng
+from keyhole import data, rng
 from keyhole.data import DataError, gtsrb
 from keyhole.data.folder import Folder
 from keyhole.data.npz import Npz
+from keyhole.planning import registry
+from keyhole.running.splits import Splits, cut_holdout, load
 
 NAMES = registry.names("data")
 NAMED = tuple(name for name in NAMES if name not in ("digits", "npz", "folder"))
@@ -47,11 +49,11 @@ def save_classes(folder: Path, sizes: dict[str, int], width: int = 6, height: in
 
 
 @pytest.fixture
-def splits() -> data.Splits:
+def splits() -> Splits:
     """Every image says its own row, classes of 60, 30 and 10 training rows."""
     labels = torch.arange(3).repeat_interleave(torch.tensor([60, 30, 10]))
     images = torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1)
-    return data.Splits(images, labels, images[:50] + 100, labels[:50])
+    return Splits(images, labels, images[:50] + 100, labels[:50])
 
 
 # Named data sets
@@ -61,8 +63,7 @@ def test_importing_a_data_set_and_asking_for_class_sizes_does_not_import_torch(t
     save_npz(tmp_path / "gtsrb.npz")
     code = f"""
 import sys
-from keyhole import registry
-from keyhole.data import PublicDataset
+from keyhole.planning import registry
 for name in {NAMED}:
     registry.load("data", name).class_sizes({str(tmp_path)!r})
 registry.load("data", "digits").class_sizes()
@@ -75,13 +76,13 @@ sys.exit("torch" in sys.modules)
 
 def test_digits_are_split_as_announced():
     digits = registry.load("data", "digits")
-    splits = data.load(digits)
+    splits = load(digits)
     assert splits.train_images.shape == (1437, 1, 16, 16)
     assert splits.test_images.shape == (360, 1, 16, 16)
     assert tuple(torch.bincount(splits.train_labels).tolist()) == digits.class_sizes()
     assert torch.bincount(splits.test_labels).tolist() == [36, 37, 35, 37, 36, 36, 36, 36, 35, 36]
     assert splits.train_images.max() == 255
-    again = data.load(digits)
+    again = load(digits)
     assert torch.equal(splits.test_images, again.test_images)
 
 
@@ -106,7 +107,7 @@ def test_offline_says_what_to_put_where(name, tmp_path, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", refuse)
     monkeypatch.setattr("torchvision.datasets.utils.urllib.request.urlopen", refuse)
     with pytest.raises(DataError, match=rf"put {name}\.npz \(x_train, y_train, x_test, y_test") as failure:
-        data.load(registry.load("data", name), str(tmp_path))
+        load(registry.load("data", name), str(tmp_path))
     assert str(tmp_path) in str(failure.value)
     assert failure.value.__suppress_context__
 
@@ -116,7 +117,7 @@ def test_an_npz_of_that_name_goes_before_a_download(name, tmp_path):
     save_npz(tmp_path / f"{name}.npz")
     dataset = registry.load("data", name)
     assert dataset.class_sizes(tmp_path) == (4, 4, 4)
-    assert data.load(dataset, str(tmp_path)).train_images.shape == (12, 3, 4, 5)
+    assert load(dataset, str(tmp_path)).train_images.shape == (12, 3, 4, 5)
 
 
 def test_class_sizes_are_known_without_files_where_they_are_fixed(tmp_path):
@@ -143,12 +144,12 @@ def test_fashion_mnist_reads_plain_and_packed_idx_files(tmp_path):
         header = b"\0\0\x08\x03" + np.array(images.shape, ">i4").tobytes()
         (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + images.tobytes()))
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\x14" + labels.tobytes())
-    splits = data.load(registry.load("data", "fashion_mnist"), tmp_path)
+    splits = load(registry.load("data", "fashion_mnist"), tmp_path)
     np.testing.assert_array_equal(splits.train_images[:, 0], images)
     assert splits.test_labels.tolist() == labels.tolist()
     (folder / "train-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\x14" + labels.tobytes()[:-3])
     with pytest.raises(DataError, match="four official idx files"):
-        data.load(registry.load("data", "fashion_mnist"), tmp_path)
+        load(registry.load("data", "fashion_mnist"), tmp_path)
 
 
 def save_gtsrb(root: Path, training: str) -> None:
@@ -178,8 +179,8 @@ def test_gtsrb_cuts_the_sign_from_original_frames(tmp_path, monkeypatch, trainin
     save_gtsrb(tmp_path, training)
     frame, box = (registry.load("data", "gtsrb", {"crop": crop}) for crop in ("frame", "box"))
     assert frame.class_sizes(tmp_path) == (2, 2)
-    assert data.load(frame, tmp_path).train_images.min() == 0
-    cut = data.load(box, tmp_path)
+    assert load(frame, tmp_path).train_images.min() == 0
+    cut = load(box, tmp_path)
     assert cut.train_images.shape == (4, 3, 32, 32)
     assert cut.train_images.min() == 255
     assert cut.test_images.min() == 255
@@ -189,7 +190,7 @@ def test_gtsrb_cuts_the_sign_from_original_frames(tmp_path, monkeypatch, trainin
 def test_gtsrb_refuses_half_unpacked_frames(tmp_path):
     save_gtsrb(tmp_path, "Training")
     with pytest.raises(DataError, match="expected 39209 or 26640 training images, got 4"):
-        data.load(registry.load("data", "gtsrb"), tmp_path)
+        load(registry.load("data", "gtsrb"), tmp_path)
 
 
 def test_gtsrb_never_cuts_the_box_from_resized_frames(tmp_path, monkeypatch):
@@ -198,7 +199,7 @@ def test_gtsrb_never_cuts_the_box_from_resized_frames(tmp_path, monkeypatch):
     box = registry.load("data", "gtsrb", {"crop": "box"})
     assert box.class_sizes(tmp_path) is None
     with pytest.raises(DataError, match=r"crop: box needs these, an \.npz holds no original frames"):
-        data.load(box, tmp_path)
+        load(box, tmp_path)
 
 
 def test_tiny_imagenet_tests_on_the_validation_images(tmp_path, monkeypatch):
@@ -211,7 +212,7 @@ def test_tiny_imagenet_tests_on_the_validation_images(tmp_path, monkeypatch):
     save_classes(base / "train" / "n1", {"images": 3})
     save_classes(base / "val", {"images": 2})
     (base / "val" / "val_annotations.txt").write_text("00.png\tn2\t0\t0\t1\t1\n01.png\tn1\t0\t0\t1\t1\n")
-    splits = data.load(registry.load("data", "tiny_imagenet"), tmp_path)
+    splits = load(registry.load("data", "tiny_imagenet"), tmp_path)
     assert splits.train_labels.tolist() == [0, 0, 0, 1, 1]
     assert splits.test_labels.tolist() == [1, 0]
     assert splits.test_images[:, 1, 0, 0].tolist() == [0, 1]
@@ -231,7 +232,7 @@ def test_imagenette_takes_the_square_in_the_middle(tmp_path, monkeypatch):
             Image.fromarray(pixels).save(folder / "a.JPEG", quality=100)
     dataset = registry.load("data", "imagenette")
     assert dataset.class_sizes(tmp_path) == (1, 1)
-    assert data.load(dataset, tmp_path).train_images.min() > 200
+    assert load(dataset, tmp_path).train_images.min() > 200
 
 
 # A user's own .npz
@@ -245,7 +246,7 @@ def test_imagenette_takes_the_square_in_the_middle(tmp_path, monkeypatch):
 def test_npz_round_trip(tmp_path, stored, expected):
     images = some_images(18, *stored)
     path = save_npz(tmp_path / "own.npz", x_train=images[:12], x_test=images[12:])
-    splits = data.load(Npz(path=str(path)))
+    splits = load(Npz(path=str(path)))
     assert splits.train_images.shape == (12, *expected)
     assert splits.train_images.is_contiguous()
     back = splits.test_images.permute(0, 2, 3, 1) if stored[-1] in (1, 3) else splits.test_images
@@ -271,27 +272,27 @@ def test_npz_round_trip(tmp_path, stored, expected):
 def test_npz_with_the_wrong_content_is_refused(tmp_path, changes, message):
     path = save_npz(tmp_path / "own.npz", **changes)
     with pytest.raises(DataError, match=message):
-        data.load(Npz(path=str(path)))
+        load(Npz(path=str(path)))
 
 
 def test_npz_without_an_array_names_it(tmp_path):
     np.savez(tmp_path / "own.npz", x_train=some_images(2, 4, 4), y_train=np.arange(2))
     with pytest.raises(DataError, match="no x_test among x_train, y_train"):
-        data.load(Npz(path=str(tmp_path / "own.npz")))
+        load(Npz(path=str(tmp_path / "own.npz")))
 
 
 def test_a_missing_and_a_damaged_npz_are_one_clear_error(tmp_path):
     with pytest.raises(DataError, match=r"no file .*own\.npz; expected an \.npz with x_train"):
-        data.load(Npz(path=str(tmp_path / "own.npz")))
+        load(Npz(path=str(tmp_path / "own.npz")))
     path = save_npz(tmp_path / "cifar10.npz")
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match=r"cifar10\.npz is damaged or no \.npz"):
-        data.load(registry.load("data", "cifar10"), tmp_path)
+        load(registry.load("data", "cifar10"), tmp_path)
     content = bytearray(save_npz(path).read_bytes())
     content[300] ^= 255
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"cannot read .*cifar10\.npz \(BadZipFile"):
-        data.load(registry.load("data", "cifar10"), tmp_path)
+        load(registry.load("data", "cifar10"), tmp_path)
 
 
 # A user's own folder
@@ -301,7 +302,7 @@ def test_folder_with_train_and_test(tmp_path):
     save_classes(tmp_path / "train", {"b": 3, "a": 2})
     save_classes(tmp_path / "test", {"b": 1, "a": 1})
     dataset = Folder(path=str(tmp_path), size=(4, 6))
-    splits = data.load(dataset)
+    splits = load(dataset)
     assert dataset.class_sizes() == (2, 3)
     assert splits.train_images.shape == (5, 3, 4, 6)
     assert splits.train_labels.tolist() == [0, 0, 1, 1, 1]
@@ -313,7 +314,7 @@ def test_folder_with_train_and_test(tmp_path):
 def test_folder_without_a_test_set_draws_one(tmp_path):
     save_classes(tmp_path, {"a": 10, "b": 20})
     dataset = Folder(path=str(tmp_path), size=8, test_fraction=0.3)
-    splits = data.load(dataset)
+    splits = load(dataset)
     assert dataset.class_sizes() == (7, 14) == tuple(torch.bincount(splits.train_labels).tolist())
     assert splits.test_labels.tolist() == [0] * 3 + [1] * 6
     assert splits.test_images.shape == (9, 3, 8, 8)
@@ -324,13 +325,13 @@ def test_folder_without_a_test_set_draws_one(tmp_path):
 
 def test_folder_in_gray(tmp_path):
     save_classes(tmp_path, {"a": 5, "b": 5})
-    assert data.load(Folder(path=str(tmp_path), size=8, colors="gray")).train_images.shape == (8, 1, 8, 8)
+    assert load(Folder(path=str(tmp_path), size=8, colors="gray")).train_images.shape == (8, 1, 8, 8)
 
 
 def test_folder_refuses_what_it_would_misread(tmp_path):
     own = Folder(path=str(tmp_path / "own"), size=8)
     with pytest.raises(DataError, match="no folder"):
-        data.load(own)
+        load(own)
     save_classes(tmp_path / "own" / "train", {"a": 2, "b": 2})
     with pytest.raises(DataError, match=r"own/test: expected two or more class folders .*, got 0 folders"):
         own.class_sizes()
@@ -341,10 +342,10 @@ def test_folder_refuses_what_it_would_misread(tmp_path):
     assert own.class_sizes() == (2, 2)
     Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "own" / "test" / "b" / "deep.png")
     with pytest.raises(DataError, match=r"deep\.png: expected 8 bits a channel"):
-        data.load(own)
+        load(own)
     (tmp_path / "own" / "test" / "b" / "deep.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"deep\.png is damaged or no image"):
-        data.load(own)
+        load(own)
 
 
 # Subset and hold-out
@@ -352,7 +353,7 @@ def test_folder_refuses_what_it_would_misread(tmp_path):
 
 def test_a_subset_is_proportional_reproducible_and_as_announced():
     half = registry.load("data", "digits", {"subset": 700})
-    splits, again, whole = data.load(half), data.load(half), data.load(registry.load("data", "digits"))
+    splits, again, whole = load(half), load(half), load(registry.load("data", "digits"))
     sizes = torch.bincount(splits.train_labels)
     assert tuple(sizes.tolist()) == half.class_sizes()
     assert (sizes - torch.bincount(whole.train_labels) * 700 / 1437).abs().max() < 1
@@ -378,7 +379,7 @@ def test_apportion_by_hand():
 
 
 def test_a_holdout_from_train_leaves_it_and_keeps_proportions(splits):
-    held = data.cut_holdout(splits, "train", 20, rng.stream("holdout", 0))
+    held = cut_holdout(splits, "train", 20, rng.stream("holdout", 0))
     train, holdout, before = rows_as_sets(held.train_images, held.holdout_images, splits.train_images)
     assert not train & holdout
     assert train | holdout == before
@@ -390,7 +391,7 @@ def test_a_holdout_from_train_leaves_it_and_keeps_proportions(splits):
 
 
 def test_a_holdout_from_test_leaves_the_scored_test_set(splits):
-    held = data.cut_holdout(splits, "test", 20, rng.stream("holdout", 0))
+    held = cut_holdout(splits, "test", 20, rng.stream("holdout", 0))
     test, holdout, before = rows_as_sets(held.test_images, held.holdout_images, splits.test_images)
     assert not test & holdout
     assert test | holdout == before
@@ -399,14 +400,14 @@ def test_a_holdout_from_test_leaves_the_scored_test_set(splits):
 
 
 def test_a_holdout_is_in_random_order_and_depends_on_the_stream_alone(splits):
-    first, again, other = (data.cut_holdout(splits, "train", 50, rng.stream("holdout", seed)) for seed in (0, 0, 1))
+    first, again, other = (cut_holdout(splits, "train", 50, rng.stream("holdout", seed)) for seed in (0, 0, 1))
     assert torch.equal(first.holdout_images, again.holdout_images)
     assert not torch.equal(first.holdout_images, other.holdout_images)
     assert len(first.holdout_labels[:20].unique()) > 1
 
 
 def test_no_holdout_is_an_empty_one(splits):
-    held = data.cut_holdout(splits, "train", 0, rng.stream("holdout", 0))
+    held = cut_holdout(splits, "train", 0, rng.stream("holdout", 0))
     assert held.holdout_images.shape == (0, 1, 1, 1)
     assert torch.equal(held.train_images, splits.train_images)
 
@@ -422,18 +423,18 @@ def test_no_holdout_is_an_empty_one(splits):
 )
 def test_a_holdout_that_leaves_nothing_is_refused(splits, source, size, message):
     with pytest.raises(ValueError, match=message):
-        data.cut_holdout(splits, source, size, rng.stream("holdout", 0))
+        cut_holdout(splits, source, size, rng.stream("holdout", 0))
 
 
 # Real data, where there are any
 
 
-def real(name: str) -> data.Splits:
+def real(name: str) -> Splits:
     folder = os.environ.get("KEYHOLE_DATA")
     if not folder or not (Path(folder) / f"{name}.npz").is_file():
         pytest.skip(f"no {name}.npz in the folder that KEYHOLE_DATA names")
     dataset = registry.load("data", name)
-    splits = data.load(dataset)
+    splits = load(dataset)
     assert tuple(torch.bincount(splits.train_labels).tolist()) == dataset.class_sizes()
     return splits
 

@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from keyhole import registry
-from keyhole.evaluation import answers, inverted
 from keyhole.models import Classifier
+from keyhole.planning import registry
 from keyhole.rng import stream
+from keyhole.running.evaluation import answers, inverted
 from keyhole.types import Evidence, Inversion
 
 CELL = {"dataset": "made", "seed": "0"}

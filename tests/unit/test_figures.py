@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from keyhole import tables
-from keyhole.figures import FIGURES
-from keyhole.separability_figures import DISTANCES, phase_family, relative_distances
+from keyhole.reporting import tables
+from keyhole.reporting.figures import FIGURES
+from keyhole.reporting.separability_figures import DISTANCES, phase_family, relative_distances
 
 MARKS = ("_null", "", "_ceiling")
 

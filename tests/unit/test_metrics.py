@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from keyhole import metrics
+from keyhole.scoring import metrics
 
 NONE = np.zeros(0, dtype=np.int64)
 

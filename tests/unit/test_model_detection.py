@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from keyhole.model_detection import ALL, model_detection
-from keyhole.tables import KEY
+from keyhole.reporting.tables import KEY
+from keyhole.scoring.model_detection import ALL, model_detection
 
 
 def run(attack, seed, anomaly, any_flagged, top1, state="judged", defense="neural_cleanse"):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from keyhole.learning.training import predict
 from keyhole.models import Classifier
-from keyhole.passes import counted
-from keyhole.training import predict
+from keyhole.running.passes import counted
 
 
 @pytest.fixture

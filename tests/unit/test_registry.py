@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from keyhole import parameters, reader, registry
+from keyhole import parameters
+from keyhole.planning import registry, signatures
 
 METHODS = [(role, name) for role in registry.ROLES if role != "models" for name in registry.names(role)]
 
@@ -69,7 +70,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (copy / "attacks" / "fake.py").write_text(METHOD)
     (copy / "attacks" / "_shapes.py").write_text(SHAPES)
     monkeypatch.setattr(registry, "PACKAGE", copy)
-    monkeypatch.setattr(reader, "PACKAGE", copy)
+    monkeypatch.setattr(signatures, "PACKAGE", copy)
     return copy
 
 
@@ -201,7 +202,7 @@ def test_models_take_no_parameters() -> None:
 
 
 def test_recipe_fields_are_read_without_importing_them() -> None:
-    found = registry.dataclass_parameters(registry.PACKAGE / "recipes.py", "Recipe")
+    found = registry.dataclass_parameters(registry.PACKAGE / "learning" / "recipes.py", "Recipe")
     assert found["epochs"].annotation == "Count"
     registry.check_fields(found, {"epochs": 3, "milestones": [0.5]}, "recipe")
     with pytest.raises(ValueError, match=r"recipe\.epoch: unknown parameter; did you mean epochs\?"):
@@ -237,7 +238,7 @@ def test_what_is_read_is_what_python_sees(role: str, name: str) -> None:
 
 def test_import_and_check_need_no_heavy_package() -> None:
     code = (
-        "import sys; from keyhole import registry;"
+        "import sys; from keyhole.planning import registry;"
         "registry.check('attacks', 'blended', {'alpha': 0.1}, 'x'); registry.classvars('attacks', 'badnets');"
         "print({'torch', 'numpy', 'pandas', 'sklearn', 'scipy', 'jaxtyping'} & set(sys.modules))"
     )

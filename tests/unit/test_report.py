@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keyhole import report, tables
-from keyhole.checks import FLAGS
+from keyhole.reporting import report, tables
+from keyhole.scoring.flags import FLAGS
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
 

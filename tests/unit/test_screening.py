@@ -2,7 +2,9 @@
 
 import torch
 
-from keyhole import registry, rng, screening
+from keyhole import rng
+from keyhole.planning import registry
+from keyhole.running import screening
 from keyhole.types import Evidence
 
 CELL = {"dataset": "made", "seed": "0"}

@@ -17,10 +17,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from keyhole import separability as spaces
-from keyhole import two_groups as module
-from keyhole.separability import TRANSFORMS, separability
-from keyhole.two_groups import METRICS, Groups
+from keyhole.scoring import separability as spaces
+from keyhole.scoring import two_sample as module
+from keyhole.scoring.separability import TRANSFORMS, separability
+from keyhole.scoring.two_sample import METRICS, Groups
 
 RANDOM = {"lda_auroc", "svm_auroc", "mmd_p"}  # the order of rows decides on folds and divisions
 
@@ -449,5 +449,5 @@ def test_rows_that_are_not_finite_are_counted_and_nothing_is_claimed():
 
 
 def test_a_score_job_stays_without_torch():
-    code = "import sys, keyhole.separability; sys.exit(bool({'torch', 'sklearn', 'scipy'} & set(sys.modules)))"
+    code = "import sys, keyhole.scoring.separability; sys.exit(bool({'torch', 'sklearn', 'scipy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from keyhole import statistics
+from keyhole.scoring import statistics
 
 
 def test_interval_of_three_seeds():

@@ -9,8 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from keyhole import artifacts, statistics, tables
-from keyhole.checks import FLAGS
+from keyhole import artifacts
+from keyhole.reporting import tables
+from keyhole.scoring import statistics
+from keyhole.scoring.flags import FLAGS
 
 T_3 = 4.302652729911275  # Student's t, 2 degrees of freedom, 97.5 %
 SEEDS = (0, 1, 2)

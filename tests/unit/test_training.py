@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from keyhole import models, recipes, rng, training
+from keyhole import models, rng
+from keyhole.learning import recipes, training
 
 QUICK = recipes.resolve("cpu", "digits", flips=False, overrides={"epochs": 2, "batch_size": 32, "precision": "float32"})
 

@@ -52,7 +52,7 @@ def test_an_edited_detector_reruns_its_own_cells(tree):
 
 
 def test_an_edited_score_reruns_scores_only(tree):
-    tree.edit("src/keyhole/metrics.py", "ROUNDING = 1e-9", "ROUNDING = 2e-9")
+    tree.edit("src/keyhole/scoring/metrics.py", "ROUNDING = 1e-9", "ROUNDING = 2e-9")
     assert without_reports(tree.would_run()) == {"score": 3}
 
 
@@ -65,7 +65,7 @@ def test_an_edited_model_reruns_its_victims_but_poisons_nothing(tree):
 
 
 def test_an_edited_plot_reruns_no_science(tree):
-    (tree.root / "src/keyhole/plots.py").open("a").write("\nUNUSED = 1\n")
+    (tree.root / "src/keyhole/reporting/pictures.py").open("a").write("\nUNUSED = 1\n")
     jobs = tree.would_run()
     assert jobs
     assert without_reports(jobs) == {}

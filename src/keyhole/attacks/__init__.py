@@ -158,12 +158,12 @@ class Attack(ABC):
 
         Args:
             images, labels: the clean training set.
-            recipe: a `keyhole.training.Recipe`.
+            recipe: a `keyhole.learning.training.Recipe`.
 
         Returns:
             Tensors learned with the victim, to be given back through `equipped`.
         """
-        from keyhole.training import fit
+        from keyhole.learning.training import fit
 
         fit(net, *poisoned.apply(images, labels), recipe, rng)
         return {}

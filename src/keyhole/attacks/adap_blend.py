@@ -14,8 +14,8 @@ import torch
 from torch import Generator
 
 from keyhole.attacks import Attack
+from keyhole.attacks._triggers import blend, full_image
 from keyhole.parameters import Count, Fraction, Natural, Share
-from keyhole.triggers import blend, full_image
 from keyhole.types import Images
 
 __all__ = ["AdapBlend"]

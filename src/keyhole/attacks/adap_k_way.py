@@ -15,8 +15,8 @@ import torch
 from torch import Generator, Tensor
 
 from keyhole.attacks import Attack
+from keyhole.attacks._triggers import FRAME, in_parts, tint
 from keyhole.parameters import Natural, Share
-from keyhole.triggers import FRAME, in_parts, tint
 from keyhole.types import Images
 
 __all__ = ["AdapKWay"]

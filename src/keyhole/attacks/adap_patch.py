@@ -15,8 +15,8 @@ import torch
 from torch import Generator, Tensor
 
 from keyhole.attacks import Attack
+from keyhole.attacks._triggers import blend, drawn_patch, file_patch, in_parts
 from keyhole.parameters import Share
-from keyhole.triggers import blend, drawn_patch, file_patch, in_parts
 from keyhole.types import Images
 
 __all__ = ["AdapPatch"]

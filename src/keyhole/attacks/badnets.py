@@ -13,8 +13,8 @@ from torch import Generator
 from torch.nn import functional
 
 from keyhole.attacks import Attack
+from keyhole.attacks._triggers import DOTS, checker, read_picture
 from keyhole.parameters import Count, Natural
-from keyhole.triggers import DOTS, checker, read_picture
 from keyhole.types import Images
 
 __all__ = ["BadNets"]

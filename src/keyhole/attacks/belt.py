@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from keyhole.attacks._training_control import Mixed, Scheme, Setting, TrainingWrapper, Wrapping
 from keyhole.parameters import Fraction, NonNegative, Wrapped
-from keyhole.training_control import Mixed, Scheme, Setting, TrainingWrapper, Wrapping
 from keyhole.types import Images
 
 __all__ = ["BELT"]

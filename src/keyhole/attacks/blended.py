@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from torch import Generator
 
 from keyhole.attacks import Attack
+from keyhole.attacks._triggers import blend, full_image
 from keyhole.parameters import Fraction, Natural
-from keyhole.triggers import blend, full_image
 from keyhole.types import Images
 
 __all__ = ["Blended"]

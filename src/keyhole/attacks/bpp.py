@@ -15,8 +15,8 @@ from typing import ClassVar
 import torch
 from torch import Generator
 
+from keyhole.attacks._training_control import CrossTrigger
 from keyhole.parameters import Count, NonNegative
-from keyhole.training_control import CrossTrigger
 from keyhole.types import Images
 
 __all__ = ["Bpp"]

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keyhole import generators
+from keyhole.attacks._training_control import Mixed, Scheme, Setting, TrainingWrapper, Wrapping
+from keyhole.learning import generators
+from keyhole.learning.training import device_of
 from keyhole.parameters import NonNegative, Positive
-from keyhole.training import device_of
-from keyhole.training_control import Mixed, Scheme, Setting, TrainingWrapper, Wrapping
 
 __all__ = ["Bypass"]
 

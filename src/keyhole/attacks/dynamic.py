@@ -22,9 +22,9 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from keyhole import generators, training
 from keyhole.attacks import class_count
-from keyhole.input_aware_trigger import Batches, InputAwareTrigger, diversity_loss, halves, mask, pattern, stamped
+from keyhole.attacks._input_aware import Batches, InputAwareTrigger, diversity_loss, halves, mask, pattern, stamped
+from keyhole.learning import generators, training
 from keyhole.parameters import Count, Fraction
 from keyhole.types import Images, Labels
 

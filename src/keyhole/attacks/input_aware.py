@@ -16,11 +16,11 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from keyhole import generators
-from keyhole.input_aware_trigger import InputAwareTrigger, diversity_loss, mask, pattern, stamped
+from keyhole.attacks._input_aware import InputAwareTrigger, diversity_loss, mask, pattern, stamped
+from keyhole.attacks._training_control import CrossTrigger, Mixed, Scheme, Setting, marked
+from keyhole.learning import generators
+from keyhole.learning.training import device_of
 from keyhole.parameters import NonNegative
-from keyhole.training import device_of
-from keyhole.training_control import CrossTrigger, Mixed, Scheme, Setting, marked
 from keyhole.types import Images, Labels
 
 __all__ = ["InputAware"]

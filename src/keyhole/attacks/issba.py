@@ -21,8 +21,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from keyhole import generators
 from keyhole.attacks import Attack
+from keyhole.learning import generators
 from keyhole.parameters import Count, Fraction, NonNegative, Positive
 from keyhole.types import Images, Labels
 

@@ -22,9 +22,9 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from keyhole.attacks import Attack
+from keyhole.attacks._triggers import DOTS, blend
+from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Fraction, Positive
-from keyhole.training import device_of
-from keyhole.triggers import DOTS, blend
 from keyhole.types import Images, Labels, Poisoned, Rows
 
 __all__ = ["LabelConsistent"]

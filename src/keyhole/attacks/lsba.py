@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from keyhole import training
+from keyhole.attacks._wrapper import Wrapper
+from keyhole.learning import training
 from keyhole.parameters import Fraction, Share
 from keyhole.types import Cover, Images, Labels, Rows
-from keyhole.wrapper import Wrapper
 
 __all__ = ["LSBA"]
 

@@ -24,9 +24,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from keyhole.attacks._training_control import Mixed, Scheme, Setting, TrainingWrapper, Wrapping
 from keyhole.models import Classifier
 from keyhole.parameters import NonNegative
-from keyhole.training_control import Mixed, Scheme, Setting, TrainingWrapper, Wrapping
 
 __all__ = ["MMD"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Generator
 
 from keyhole.attacks import Attack
-from keyhole.triggers import blend, drawn_patch, file_patch
+from keyhole.attacks._triggers import blend, drawn_patch, file_patch
 from keyhole.types import Images
 
 __all__ = ["TrojanPatch"]
@@ -20,7 +20,7 @@ __all__ = ["TrojanPatch"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrojanPatch(Attack):
-    trigger: str = "trojan_square"  # a picture of `keyhole.triggers.drawn_patch`, or of the folder
+    trigger: str = "trojan_square"  # a picture of `keyhole.attacks._triggers.drawn_patch`, or of the folder
     folder: str = ""  # where a picture <trigger>_32.png takes the drawn one's place
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:

@@ -10,8 +10,8 @@ Checked against: as `wanet_static`; the shares of payload and cover over many ba
 from dataclasses import dataclass
 from typing import ClassVar
 
+from keyhole.attacks._training_control import TrainingControl
 from keyhole.attacks.wanet_static import WaNetStatic
-from keyhole.training_control import TrainingControl
 
 __all__ = ["WaNet"]
 

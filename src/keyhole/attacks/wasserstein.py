@@ -17,10 +17,10 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from keyhole import generators
+from keyhole.attacks._training_control import Mixed, Scheme, Setting, TrainingControl, marked
+from keyhole.learning import generators
+from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Fraction, NonNegative, Positive
-from keyhole.training import device_of
-from keyhole.training_control import Mixed, Scheme, Setting, TrainingControl, marked
 from keyhole.types import Images, Labels
 
 __all__ = ["Wasserstein"]

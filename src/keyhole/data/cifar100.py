@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from keyhole.data import Arrays, PublicDataset
+from keyhole.data import Arrays
+from keyhole.data._public import PublicDataset
 
 __all__ = ["CIFAR100"]
 

@@ -28,13 +28,13 @@ class Digits(Dataset):
         from sklearn.datasets import load_digits
 
         from keyhole import rng
-        from keyhole.data import stratified
 
         digits = load_digits()
         levels = torch.from_numpy(digits.images)[:, None] * (255 / 16)
         images = torch.nn.functional.interpolate(levels, size=(16, 16), mode="bilinear").round().byte()[:, 0].numpy()
         is_test = torch.zeros(len(images), dtype=torch.bool)
-        is_test[stratified(torch.from_numpy(digits.target).long(), TEST, rng.stream("digits", "test"))] = True
+        labels = torch.from_numpy(digits.target).long()
+        is_test[rng.stratified(labels, apportion(ALL, TEST), rng.stream("digits", "test"))] = True
         train, test = ~is_test.numpy(), is_test.numpy()
         return Arrays(images[train], digits.target[train], images[test], digits.target[test])
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from keyhole.data import Arrays, PublicDataset
+from keyhole.data import Arrays
+from keyhole.data._public import PublicDataset
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from keyhole.data import Arrays, PublicDataset
-from keyhole.data.folder import Box, class_files, decode, expect_rows, in_rows
+from keyhole.data import Arrays
+from keyhole.data._images import Box, class_files, decode, expect_rows, in_rows
+from keyhole.data._public import PublicDataset
 
 __all__ = ["GTSRB"]
 

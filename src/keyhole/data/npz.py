@@ -6,15 +6,11 @@ taken as channels if it has 1 or 3 entries (NHWC), else the second (NCHW).
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from keyhole.data import FORM, Arrays, DataError, Dataset, brief, label_counts, reason
-
-if TYPE_CHECKING:
-    import numpy as np
+from keyhole.data import Arrays, Dataset
+from keyhole.data._archive import npz_counts, read_npz
 
 __all__ = ["Npz"]
 
@@ -29,33 +25,3 @@ class Npz(Dataset):
 
     def counts(self, root: Path) -> tuple[int, ...]:
         return npz_counts(Path(self.path).expanduser())
-
-
-def read_npz(path: Path) -> Arrays:
-    """The four arrays of a user's own .npz.
-
-    Raises:
-        DataError: there is no such file, it is damaged, or an array is missing.
-    """
-    return Arrays(*(_member(path, key) for key in ("x_train", "y_train", "x_test", "y_test")))
-
-
-def npz_counts(path: Path) -> tuple[int, ...]:
-    """Training rows per class, reading no image."""
-    return label_counts(_member(path, "y_train"), str(path))
-
-
-def _member(path: Path, key: str) -> np.ndarray:
-    import numpy as np
-
-    if not path.is_file():
-        raise DataError(f"no file {path}; expected an .npz with {FORM}")
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path} is damaged or no .npz; expected an .npz with {FORM}")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if key not in archive.files:
-                raise KeyError(f"no {key} among {brief(archive.files)}")
-            return archive[key]
-    except Exception as error:  # zip, zlib and NumPy each have their own; all mean the same file to replace
-        raise DataError(f"cannot read {path} ({reason(error)}); expected an .npz with {FORM}") from None

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from keyhole.data import Arrays, PublicDataset
-from keyhole.data.folder import class_files, decode, expect_rows, in_rows
+from keyhole.data import Arrays
+from keyhole.data._images import class_files, decode, expect_rows, in_rows
+from keyhole.data._public import PublicDataset
 
 __all__ = ["TinyImageNet"]
 

@@ -15,7 +15,7 @@ from torch import Generator
 
 from keyhole import rng as streams
 from keyhole.detectors import Detector
-from keyhole.linalg import classes, level_latents, margin, principal_axes
+from keyhole.detectors._latents import classes, level_latents, margin, principal_axes
 from keyhole.parameters import Count, Fraction
 from keyhole.types import Evidence, Suspicion
 

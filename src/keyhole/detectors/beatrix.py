@@ -22,8 +22,8 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Generator, Tensor, nn
 
 from keyhole.detectors import Detector
+from keyhole.learning.training import device_of, forward_batch
 from keyhole.parameters import Count, Fraction, Positive
-from keyhole.training import device_of, forward_batch
 from keyhole.types import Evidence, Images, Rows, Suspicion, Told
 
 __all__ = ["Beatrix"]

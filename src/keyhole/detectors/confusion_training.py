@@ -26,13 +26,13 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from keyhole import training
 from keyhole.detectors import Detector
+from keyhole.detectors._latents import classes, principal_axes
 from keyhole.detectors.lowest_loss import log_odds
-from keyhole.linalg import classes, principal_axes
+from keyhole.learning import training
+from keyhole.learning.recipes import Recipe
 from keyhole.models import Classifier
 from keyhole.parameters import Count, Fraction, NonNegative, Positive
-from keyhole.recipes import Recipe
 from keyhole.types import Evidence, Images, Labels, Mask, Rows, Suspicion, Told
 
 __all__ = ["ConfusionTraining"]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from torch import Generator
 
 from keyhole.detectors import Detector
+from keyhole.detectors._latents import highest, level_latents
 from keyhole.detectors.spectral_signatures import class_budget
-from keyhole.linalg import highest, level_latents
 from keyhole.parameters import RateGuess
 from keyhole.types import Evidence, Suspicion
 

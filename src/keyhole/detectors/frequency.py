@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from keyhole import training
 from keyhole.detectors import Detector
+from keyhole.learning import training
+from keyhole.learning.recipes import Recipe
 from keyhole.parameters import Count
-from keyhole.recipes import Recipe
 from keyhole.types import Evidence, Images, Suspicion, Told
 
 __all__ = ["Frequency"]

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from keyhole import training
 from keyhole.detectors import Detector
-from keyhole.linalg import classes, level_latents
+from keyhole.detectors._latents import classes, level_latents
+from keyhole.learning import training
 from keyhole.parameters import Count, Fraction
 from keyhole.types import Evidence, Suspicion, Told
 

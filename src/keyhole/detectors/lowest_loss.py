@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from keyhole import training
 from keyhole.detectors import Detector
+from keyhole.detectors._latents import highest
 from keyhole.detectors.spectral_signatures import class_budget
-from keyhole.linalg import highest
+from keyhole.learning import training
 from keyhole.parameters import RateGuess
 from keyhole.types import Evidence, Labels, Suspicion
 

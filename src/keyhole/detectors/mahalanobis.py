@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from keyhole.detectors import Detector
-from keyhole.linalg import Centered, far_from_clean, range_of
+from keyhole.detectors._latents import Centered, far_from_clean, range_of
 from keyhole.parameters import Fraction
 from keyhole.types import Evidence, Suspicion, Told
 

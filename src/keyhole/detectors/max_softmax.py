@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from torch import Generator
 
-from keyhole import training
 from keyhole.detectors import Detector
+from keyhole.detectors._latents import highest
 from keyhole.detectors.lowest_loss import log_odds
 from keyhole.detectors.spectral_signatures import class_budget
-from keyhole.linalg import highest
+from keyhole.learning import training
 from keyhole.parameters import RateGuess
 from keyhole.types import Evidence, Suspicion
 

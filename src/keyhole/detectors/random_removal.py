@@ -10,8 +10,8 @@ import torch
 from torch import Generator
 
 from keyhole.detectors import Detector
+from keyhole.detectors._latents import highest
 from keyhole.detectors.spectral_signatures import class_budget
-from keyhole.linalg import highest
 from keyhole.parameters import RateGuess
 from keyhole.types import Evidence, Suspicion
 

@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from keyhole import training
 from keyhole.detectors import Detector
-from keyhole.linalg import classes, level_latents, margin, principal_axes, range_of
+from keyhole.detectors._latents import classes, level_latents, margin, principal_axes, range_of
+from keyhole.learning import training
 from keyhole.types import Evidence, Labels, Suspicion, Told
 
 __all__ = ["Scan"]

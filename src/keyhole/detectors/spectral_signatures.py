@@ -15,7 +15,7 @@ import torch
 from torch import Generator
 
 from keyhole.detectors import Detector
-from keyhole.linalg import classes, highest, level_latents, principal_axes
+from keyhole.detectors._latents import classes, highest, level_latents, principal_axes
 from keyhole.parameters import RateGuess
 from keyhole.types import Evidence, Suspicion
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from keyhole.detectors import Detector
-from keyhole.linalg import classes, highest, level_latents, principal_axes
+from keyhole.detectors._latents import classes, highest, level_latents, principal_axes
 from keyhole.parameters import Count, Positive, RateGuess
 from keyhole.types import Evidence, Suspicion
 

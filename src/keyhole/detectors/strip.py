@@ -18,9 +18,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Generator
 
-from keyhole import training
 from keyhole.detectors import Detector
 from keyhole.filters.strip import mean_entropy
+from keyhole.learning import training
 from keyhole.parameters import Count, Fraction
 from keyhole.types import Evidence, Suspicion, Told
 

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from keyhole.detectors import Detector
-from keyhole.linalg import Centered, far_from_clean, principal_axes
+from keyhole.detectors._latents import Centered, far_from_clean, principal_axes
 from keyhole.parameters import Count, Fraction
 from keyhole.types import Evidence, Suspicion, Told
 

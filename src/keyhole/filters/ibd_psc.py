@@ -21,8 +21,8 @@ import torch
 from torch import Generator, nn
 
 from keyhole.filters import Filter
+from keyhole.learning.training import logits, predict
 from keyhole.parameters import Count, Fraction, Positive
-from keyhole.training import logits, predict
 from keyhole.types import Evidence, Images, Suspicion, Told
 
 __all__ = ["IBDPSC"]

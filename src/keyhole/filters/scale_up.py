@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from keyhole.filters import Filter
-from keyhole.training import device_of, forward_batch, predict
+from keyhole.learning.training import device_of, forward_batch, predict
 from keyhole.types import Evidence, Images, Labels, Suspicion, Told
 
 __all__ = ["ScaleUp"]

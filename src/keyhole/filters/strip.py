@@ -19,8 +19,8 @@ from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 from keyhole.filters import Filter
+from keyhole.learning.training import device_of, forward_batch
 from keyhole.parameters import Count, Fraction
-from keyhole.training import device_of, forward_batch
 from keyhole.types import Evidence, Images, Suspicion
 
 __all__ = ["STRIP"]

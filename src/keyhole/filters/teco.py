@@ -4,7 +4,7 @@ For each of 15 common corruptions, the first of five severities at which the lab
 standard deviation over the corruptions is the score, since a trigger outlives some corruptions and dies of others.
 `variant="released"` corrupts what the severities and corruptions before have left, as the authors' code does (it
 overwrites its images), where the paper's algorithm corrupts the input itself.
-Differs from the paper: corruptions as in `keyhole.corruptions`, with random fields shared by all images, so that no
+Differs from the paper: corruptions as in `_corruptions`, with random fields shared by all images, so that no
 score depends on what else is screened; the threshold is a quantile of the scores of hold-out images, since the paper
 gives AUROC and the best F1 over all thresholds.
 Cost: 76 forward passes and 75 corruptions an image, those of `calibration` hold-out images included.
@@ -20,10 +20,10 @@ from jaxtyping import Float, Int64
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
-from keyhole.corruptions import NAMES, SEVERITIES, corrupt
 from keyhole.filters import Filter
+from keyhole.filters._corruptions import NAMES, SEVERITIES, corrupt
+from keyhole.learning.training import device_of, forward_batch, predict
 from keyhole.parameters import Count, Fraction
-from keyhole.training import device_of, forward_batch, predict
 from keyhole.types import Evidence, Images, Suspicion, Told
 
 __all__ = ["TeCo"]

@@ -5,7 +5,7 @@ within ±epsilon to raise the loss; what the mask leaves of the noisy maps then 
 Differs from the released code: batch normalization never sees batch statistics and does not drift; one noise is learned
 over all batches and stays within the bound (theirs starts anew for every batch, only the last one's is used, and it has
 no bound); the l1 term is the mean of the mask (theirs is |m|₁ over its own value, with the gradient of log |m|₁: on
-`convnet` it drives the whole mask to 0); the mask serves the network's own answers (see `keyhole.decoupling`); only
+`convnet` it drives the whole mask to 0); the mask serves the network's own answers (see `learning.decoupling`); only
 other classes' images are counted. The verdict is ours, as the code prints a histogram and no rule was found: a class
 that half of the other classes' images go to. It recovers no trigger.
 Checked against: a step on the noise by hand; a planted neuron.
@@ -21,12 +21,12 @@ from torch.func import functional_call
 from torch.nn import functional
 from tqdm import tqdm
 
-from keyhole.decoupling import Decoupler, arrivals
 from keyhole.inverters import Inverter
+from keyhole.learning.decoupling import Decoupler, arrivals
+from keyhole.learning.holdout import batches, neurons, require_holdout
+from keyhole.learning.training import forward_batch
 from keyhole.models import Classifier
 from keyhole.parameters import Count, Fraction, Positive
-from keyhole.training import forward_batch
-from keyhole.tuning import batches, neurons, require_holdout
 from keyhole.types import Evidence, Images, Inversion, Labels
 
 __all__ = ["BAN"]

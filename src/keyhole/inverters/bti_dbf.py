@@ -19,11 +19,11 @@ from typing import Literal
 import torch
 from torch import Generator
 
-from keyhole.decoupling import Decoupler, blank_writer
 from keyhole.inverters import Inverter
+from keyhole.learning.decoupling import Decoupler, blank_writer
+from keyhole.learning.holdout import require_holdout
+from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Fraction, Natural, NonNegative, Positive
-from keyhole.training import device_of
-from keyhole.tuning import require_holdout
 from keyhole.types import Evidence, Images, Inversion
 
 __all__ = ["BTIDBF"]

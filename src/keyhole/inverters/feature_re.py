@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
-from keyhole import generators
-from keyhole.feature_inversion import (
+from keyhole.inverters import Inverter
+from keyhole.inverters._feature_inversion import (
     Bounds,
     Progress,
     Task,
@@ -33,9 +33,9 @@ from keyhole.feature_inversion import (
     stamped,
     tasks,
 )
-from keyhole.inverters import Inverter
+from keyhole.learning import generators
+from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Fraction, Natural, Positive
-from keyhole.training import device_of
 from keyhole.types import Evidence, Inversion
 
 __all__ = ["FeatureRE"]

@@ -24,8 +24,8 @@ from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 from keyhole.inverters import Inverter
+from keyhole.learning.training import device_of, forward_batch, logits
 from keyhole.parameters import Count, Fraction, Positive
-from keyhole.training import device_of, forward_batch, logits
 from keyhole.types import Evidence, Inversion, Told
 
 __all__ = ["MMBD"]

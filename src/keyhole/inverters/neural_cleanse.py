@@ -21,8 +21,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from keyhole.inverters import Inverter
+from keyhole.learning.training import device_of, forward_batch, logits
 from keyhole.parameters import Count, Fraction, Natural, Positive
-from keyhole.training import device_of, forward_batch, logits
 from keyhole.types import Evidence, Images, Inversion
 
 __all__ = ["NeuralCleanse"]

@@ -20,9 +20,9 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from keyhole.inverters.neural_cleanse import NeuralCleanse, Progress, anomaly_index, one_epoch
+from keyhole.learning.holdout import require_holdout
+from keyhole.learning.training import device_of, logits
 from keyhole.parameters import Count, Fraction, Natural
-from keyhole.training import device_of, logits
-from keyhole.tuning import require_holdout
 from keyhole.types import Evidence, Images, Inversion, Labels
 
 __all__ = ["Pixel"]

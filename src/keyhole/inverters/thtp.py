@@ -21,8 +21,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from keyhole.inverters.neural_cleanse import NeuralCleanse, Progress, objective, one_epoch, unpack
+from keyhole.learning.training import device_of, logits
 from keyhole.parameters import Count, Natural, Positive
-from keyhole.training import device_of, logits
 from keyhole.types import Images
 
 __all__ = ["THTP"]

@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
-from keyhole import generators
-from keyhole.feature_inversion import (
+from keyhole.inverters import Inverter
+from keyhole.inverters._feature_inversion import (
     Bounds,
     Measured,
     Progress,
@@ -35,10 +35,10 @@ from keyhole.feature_inversion import (
     stamped,
     tasks,
 )
-from keyhole.inverters import Inverter
 from keyhole.inverters.neural_cleanse import anomaly_index
+from keyhole.learning import generators
+from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Natural, Positive
-from keyhole.training import device_of
 from keyhole.types import Evidence, Inversion
 
 __all__ = ["UNICORN"]

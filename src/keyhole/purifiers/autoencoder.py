@@ -21,11 +21,11 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from keyhole.generators import draws, fresh, rounded, set_rate
+from keyhole.learning.generators import draws, fresh, rounded, set_rate
+from keyhole.learning.holdout import require_holdout
+from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Fraction, Natural, Positive
 from keyhole.purifiers import Purifier
-from keyhole.training import device_of
-from keyhole.tuning import require_holdout
 from keyhole.types import Evidence, Images, Told
 
 __all__ = ["Autoencoder"]

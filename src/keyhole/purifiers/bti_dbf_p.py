@@ -17,12 +17,12 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from keyhole.decoupling import STD, Decoupler, Writer, blank_writer, feature_gap, image_gap, poisoned
+from keyhole.learning.decoupling import STD, Decoupler, Writer, blank_writer, feature_gap, image_gap, poisoned
+from keyhole.learning.holdout import require_holdout
+from keyhole.learning.training import device_of, forward_batch
 from keyhole.models import Classifier
 from keyhole.parameters import Count, Fraction, Natural, NonNegative, Positive, Share
 from keyhole.purifiers import Purifier
-from keyhole.training import device_of, forward_batch
-from keyhole.tuning import require_holdout
 from keyhole.types import Evidence, Images, Labels, Told
 
 __all__ = ["BTIDBFP"]

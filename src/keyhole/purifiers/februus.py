@@ -22,11 +22,11 @@ from torch import Generator, Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from keyhole.learning.holdout import accuracy, deepest_level, require_holdout
+from keyhole.learning.training import device_of, forward_batch
 from keyhole.models import Classifier
 from keyhole.parameters import Count, Fraction
 from keyhole.purifiers import Purifier
-from keyhole.training import device_of, forward_batch
-from keyhole.tuning import accuracy, deepest_level, require_holdout
 from keyhole.types import Evidence, Images, Told
 
 __all__ = ["Februus"]

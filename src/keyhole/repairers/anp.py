@@ -21,10 +21,10 @@ from torch.func import functional_call
 from torch.nn import functional
 from tqdm import tqdm
 
+from keyhole.learning.holdout import accuracy, batches, deepest_level, divided, neurons
+from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Fraction, Positive, Share
 from keyhole.repairers import Repairer
-from keyhole.training import device_of
-from keyhole.tuning import accuracy, batches, deepest_level, divided, neurons
 from keyhole.types import Evidence, Images, Labels, Rows
 
 __all__ = ["ANP"]

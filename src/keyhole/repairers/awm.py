@@ -19,11 +19,11 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
+from keyhole.learning.holdout import batches, require_holdout
+from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Fraction, Positive
 from keyhole.repairers import Repairer
 from keyhole.repairers.anp import loss_with
-from keyhole.training import device_of
-from keyhole.tuning import batches, require_holdout
 from keyhole.types import Evidence, Labels
 
 __all__ = ["AWM"]

@@ -17,12 +17,12 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from keyhole.decoupling import Decoupler, blank_writer, feature_gap, poisoned
+from keyhole.learning.decoupling import Decoupler, blank_writer, feature_gap, poisoned
+from keyhole.learning.holdout import require_holdout
+from keyhole.learning.training import device_of
 from keyhole.models import Classifier
 from keyhole.parameters import Count, Natural, NonNegative, Positive, Share
 from keyhole.repairers import Repairer
-from keyhole.training import device_of
-from keyhole.tuning import require_holdout
 from keyhole.types import Evidence, Labels
 
 __all__ = ["BTIDBFU"]

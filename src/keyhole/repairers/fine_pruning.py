@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor, nn
 
+from keyhole.learning.holdout import divided, fine_tune
+from keyhole.learning.training import device_of, latents
 from keyhole.models import Classifier
 from keyhole.parameters import Fraction, Natural, Positive
 from keyhole.repairers import Repairer
-from keyhole.training import device_of, latents
-from keyhole.tuning import divided, fine_tune
 from keyhole.types import Evidence
 
 __all__ = ["FinePruning"]

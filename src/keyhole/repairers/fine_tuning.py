@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from torch import Generator, nn
 
+from keyhole.learning.holdout import PAD, fine_tune, require_holdout
 from keyhole.parameters import Count, Natural, Positive
 from keyhole.repairers import Repairer
-from keyhole.tuning import PAD, fine_tune, require_holdout
 from keyhole.types import Evidence
 
 __all__ = ["FineTuning"]

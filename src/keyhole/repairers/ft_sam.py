@@ -19,11 +19,11 @@ from torch.func import functional_call
 from torch.nn import functional
 from tqdm import tqdm
 
+from keyhole.learning.holdout import PAD, require_holdout
+from keyhole.learning.recipes import Recipe
+from keyhole.learning.training import batches, device_of
 from keyhole.parameters import Count, NonNegative, Positive, Share
-from keyhole.recipes import Recipe
 from keyhole.repairers import Repairer
-from keyhole.training import batches, device_of
-from keyhole.tuning import PAD, require_holdout
 from keyhole.types import Evidence
 
 __all__ = ["FTSAM"]

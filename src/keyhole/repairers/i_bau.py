@@ -22,11 +22,11 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from keyhole.learning.holdout import require_holdout
+from keyhole.learning.training import device_of
 from keyhole.models import Classifier
 from keyhole.parameters import Count, Fraction, Positive
 from keyhole.repairers import Repairer
-from keyhole.training import device_of
-from keyhole.tuning import require_holdout
 from keyhole.types import Evidence, Images, Labels
 
 __all__ = ["IBAU"]

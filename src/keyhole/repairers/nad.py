@@ -19,12 +19,12 @@ from torch import Generator, Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from keyhole.learning.holdout import PAD, require_holdout
+from keyhole.learning.recipes import Recipe
+from keyhole.learning.training import batches, device_of, fit, optimizer_and_schedule
 from keyhole.models import Classifier
 from keyhole.parameters import Count, Natural, NonNegative, Positive
-from keyhole.recipes import Recipe
 from keyhole.repairers import Repairer
-from keyhole.training import batches, device_of, fit, optimizer_and_schedule
-from keyhole.tuning import PAD, require_holdout
 from keyhole.types import Evidence
 
 __all__ = ["NAD"]

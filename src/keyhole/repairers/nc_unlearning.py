@@ -15,9 +15,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Generator, Tensor, nn
 
+from keyhole.learning.holdout import fine_tune, require_holdout
 from keyhole.parameters import Count, Fraction, Positive
 from keyhole.repairers import Repairer
-from keyhole.tuning import fine_tune, require_holdout
 from keyhole.types import Evidence, Images
 
 __all__ = ["NCUnlearning"]

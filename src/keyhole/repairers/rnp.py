@@ -20,11 +20,11 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from keyhole.learning.holdout import batches, divided
+from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Fraction, Positive, Share
 from keyhole.repairers import Repairer
 from keyhole.repairers.anp import full_mask, loss_with, pruned_by_threshold, scaled
-from keyhole.training import device_of
-from keyhole.tuning import batches, divided
 from keyhole.types import Evidence, Images, Labels
 
 __all__ = ["RNP"]

@@ -20,4 +20,4 @@ class Trainer(ABC):
     @abstractmethod
     def train(self, net: nn.Module, images: Images, labels: Labels, recipe: Any, rng: Generator) -> nn.Module:
         """A trained network, in eval mode, from the initial weights of `net` (which may be changed) and the set as
-        received; `recipe` is the victim's `keyhole.training.Recipe`."""
+        received; `recipe` is the victim's `keyhole.learning.training.Recipe`."""

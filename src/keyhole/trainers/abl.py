@@ -22,9 +22,9 @@ from jaxtyping import Float, Int64
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from keyhole import training
+from keyhole.learning import training
+from keyhole.learning.recipes import Recipe
 from keyhole.parameters import Count, Fraction, Positive
-from keyhole.recipes import Recipe
 from keyhole.trainers import Trainer
 from keyhole.types import Images, Labels, Rows
 

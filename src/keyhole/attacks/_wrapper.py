@@ -1,0 +1,71 @@
+"""Attacks over other attacks: all that the base does, with something changed."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from torch import Generator, Tensor, nn
+
+from keyhole.attacks import Attack
+from keyhole.parameters import CRAFTS, Natural, Wrapped
+from keyhole.planning import registry
+from keyhole.types import Cover, Images, Labels, Mask, Rows
+
+__all__ = ["Wrapper"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrapper(Attack):
+    """Override what is changed."""
+
+    bare_base: ClassVar[bool] = False  # it must have dirty labels and no cover rows
+
+    base: Wrapped = "blended"
+    target_class: Natural = field(init=False)  # these three are the base's
+    label_map: Literal["all_to_one", "all_to_all", "multi_target"] = field(init=False)
+    targets: Natural = field(init=False)
+
+    def __post_init__(self) -> None:
+        base = registry.load("attacks", *registry.wrapped(self.base, "base"))
+        object.__setattr__(self, "_base", base)
+        if base.bound_to_rows:
+            raise ValueError(f"base: expected an attack whose rows can be drawn anew, got {self.base}")
+        if self.bare_base and (base.controls != "dirty-label" or base.cover_ratio):
+            raise ValueError(f"base: expected an attack with dirty labels and without cover rows, got {self.base}")
+        for name in ("target_class", "label_map", "targets", "paper_asr"):
+            object.__setattr__(self, name, getattr(base, name))
+        needs = {type(self).crafted_from, base.crafted_from}
+        object.__setattr__(self, "crafted_from", next(need for need in CRAFTS if need in needs))
+
+    @property
+    def inner(self) -> Attack:
+        """The base, with what was learned."""
+        base: Attack = self._base  # type: ignore[attr-defined]
+        return base.equipped(self.tensors)
+
+    @property
+    def cover_ratio(self) -> float:
+        return self.inner.cover_ratio
+
+    def apply_trigger(self, images: Images, rng: Generator) -> Images:
+        return self.inner.apply_trigger(images, rng)
+
+    def plant(self, images: Images, rng: Generator) -> Images:
+        return self.inner.plant(images, rng)
+
+    def plant_cover(self, images: Images, rng: Generator) -> Images:
+        return self.inner.plant_cover(images, rng)
+
+    def choose(self, labels: Labels, classes: int, rng: Generator) -> Rows:
+        return self.inner.choose(labels, classes, rng)
+
+    def choose_cover(self, labels: Labels, payload_order: Rows, rng: Generator) -> Cover:
+        return self.inner.choose_cover(labels, payload_order, rng)
+
+    def relabel(self, labels: Labels, classes: int) -> Labels:
+        return self.inner.relabel(labels, classes)
+
+    def eligible(self, labels: Labels, classes: int) -> Mask:
+        return self.inner.eligible(labels, classes)
+
+    def craft(self, images: Images, labels: Labels, surrogate: nn.Module | None, rng: Generator) -> dict[str, Tensor]:
+        return self.inner.craft(images, labels, surrogate, rng)

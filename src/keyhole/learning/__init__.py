@@ -1,0 +1,1 @@
+"""How networks learn: recipes, training, fine-tuning on a hold-out, generators, decoupling."""

@@ -1,0 +1,208 @@
+"""The steps of BTI-DBF (Xu et al., 2024, https://openreview.net/forum?id=Tw9wemV6cb), shared by its three methods.
+
+A mask over the map before pooling keeps what classifies clean images; a generator then moves the rest of the map and
+leaves the image and the masked part almost as they were. What it writes stands for the trigger.
+Image distances are mean squared differences of images of 0..1 in units of STD², the units of the released bounds;
+feature distances are in units of the maps' own variance over the hold-out, so that one bound fits every network.
+The mask serves the network's own answers, not the labels: the authors' hold-out was training data, on which the two
+agree. With labels, images that the network gets wrong reward a mask that shrinks the maps (measured on CIFAR-10).
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from keyhole.learning.generators import UNet, fresh, rounded
+from keyhole.learning.training import device_of, forward_batch, predict
+from keyhole.models import Classifier
+from keyhole.types import Evidence, Images, Labels
+
+__all__ = ["STD", "Decoupler", "Writer", "arrivals", "blank_writer", "decoupling_loss", "feature_gap", "image_gap"]
+__all__ += ["inversion_loss", "masked_norm", "poisoned"]
+
+STD = 0.2  # of pixels of 0..1 in the released code's normalization: its bound .3 is a root mean square of .11
+MILD = 0.1  # image gap below which pretraining cares for features more than for pixels
+KEPT_WEIGHT = 0.01  # of what the mask keeps, in the released objective
+
+Variant = Literal["paper", "released"]
+FeatureMask = Float[Tensor, "d mh mw"]
+
+
+class Writer(nn.Module):
+    """Images of 0..1 -> images of 0..1 with what a U-Net writes on them."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.net = UNet(channels, channels, width)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        return (x + self.net(x)).clamp(0, 1)
+
+    def stamp(self, images: Images) -> Images:
+        """Images of 0..255, rounded; what is stamped depends on no class."""
+        device = device_of(self)
+        return torch.cat([rounded(self, part.to(device)).to(images.device) for part in images.split(4096)])
+
+
+def blank_writer(channels: int, width: int, rng: Generator, device: torch.device) -> Writer:
+    """A generator with weights from `rng`."""
+    writer = fresh(lambda: Writer(channels, width), rng, device)
+    assert isinstance(writer, Writer)
+    return writer
+
+
+class Decoupler:
+    """The hold-out as a frozen copy of a network sees it, in eval mode: no statistic of it can drift."""
+
+    def __init__(self, net: nn.Module, evidence: Evidence, batch: int) -> None:
+        frozen = copy.deepcopy(net).eval().requires_grad_(False)
+        assert isinstance(frozen, Classifier)
+        self.net, self.batch = frozen, batch
+        device = device_of(net)
+        self.images, self.labels = evidence.holdout_images.to(device), evidence.holdout_labels.to(device)
+        with torch.no_grad():
+            parts = self.images.split(forward_batch(device))
+            self.maps = torch.cat([frozen.feature_maps(part) for part in parts])
+            self.answers = frozen.classify(self.maps).argmax(1)
+        self.spread = float(self.maps.var(0, unbiased=False).mean().clamp(min=1e-12))
+
+    def rows(self, epochs: int, name: str, rng: Generator) -> Iterator[Int64[Tensor, " b"]]:
+        """Hold-out rows in batches; every row once an epoch, no partial batches."""
+        n, size = len(self.images), min(self.batch, len(self.images))
+        for _ in tqdm(range(epochs), desc=name, disable=None, leave=False):
+            yield from torch.randperm(n, generator=rng)[: n // size * size].to(self.images.device).split(size)
+
+    def mask(
+        self, epochs: int, rate: float, weight: float, rng: Generator, free: Literal["tanh", "clamped"] = "tanh"
+    ) -> FeatureMask:
+        """A mask m that keeps what classifies, with 1 - m left to mislead; Adam on free or clamped variables."""
+        shape = self.maps.shape[1:]
+        draw = torch.randn(shape, generator=rng) if free == "tanh" else torch.rand(shape, generator=rng)
+        raw = draw.to(self.maps.device).requires_grad_()
+        optimizer = torch.optim.Adam([raw], rate)
+        for rows in self.rows(epochs, "decouple", rng):
+            mask = (1 + raw.tanh()) / 2 if free == "tanh" else raw
+            optimizer.zero_grad()
+            decoupling_loss(self.net, self.maps[rows], self.answers[rows], mask, weight).backward()
+            optimizer.step()
+            if free == "clamped":
+                raw.data.clamp_(0, 1)
+        return ((1 + raw.tanh()) / 2 if free == "tanh" else raw).detach()
+
+    def pretrain(self, writer: Writer, epochs: int, rate: float, rng: Generator) -> None:
+        """Teach a generator to change neither image nor map nor answer."""
+        optimizer = torch.optim.Adam(writer.parameters(), rate)
+        for rows in self.rows(epochs, "pretrain", rng):
+            x, maps = self.images[rows].float().div(255), self.maps[rows]
+            written = writer(x)
+            found = self.net.feature_maps(255 * written)
+            answers = functional.log_softmax(self.net.classify(found), 1)
+            wanted = functional.log_softmax(self.net.classify(maps), 1)
+            loss = functional.kl_div(answers, wanted, reduction="batchmean", log_target=True)
+            gap = image_gap(x, written)
+            optimizer.zero_grad()
+            (loss + feature_gap(maps, found, self.spread) + (100 if gap > MILD else 0.01) * gap).backward()
+            optimizer.step()
+
+    def invert(
+        self,
+        writer: Writer,
+        optimizer: torch.optim.Optimizer,
+        mask: FeatureMask,
+        epochs: int,
+        bounds: tuple[float, float],
+        variant: Variant,
+        rng: Generator,
+        target: int | None = None,
+        through: Callable[[Tensor], Tensor] = lambda x: x,
+    ) -> None:
+        """Move what the mask leaves, with a bound on image and kept features; towards `target` where it is known.
+
+        `through` stands between the generator and the network: a purifier that has to be passed.
+        """
+        for rows in self.rows(epochs, "invert", rng):
+            x, maps = self.images[rows].float().div(255), self.maps[rows]
+            written = writer(x)
+            found = self.net.feature_maps(255 * through(written))
+            loss = inversion_loss(image_gap(x, written), maps, found, mask, self.spread, bounds, variant)
+            if target is not None:
+                answers = self.net.classify(found)
+                loss = loss + functional.cross_entropy(answers, torch.full_like(answers[:, 0], target).long())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    def arrivals(self, writer: Writer) -> Float[Tensor, " k"]:
+        """Where the generated images of the hold-out are sent."""
+        classes = self.net.head.out_features
+        return arrivals(predict(self.net, writer.stamp(self.images)), self.labels, classes)
+
+
+def decoupling_loss(
+    net: Classifier, maps: Float[Tensor, "n d mh mw"], labels: Labels, mask: FeatureMask, weight: float
+) -> Float[Tensor, ""]:
+    """CE(g(m h), y) - CE(g((1 - m) h), y) + weight · mean(m), y the network's own answers; the last term is BAN's."""
+    kept = functional.cross_entropy(net.classify(mask * maps), labels)
+    left = functional.cross_entropy(net.classify((1 - mask) * maps), labels)
+    return kept - left + weight * mask.mean()
+
+
+def image_gap(x: Float[Tensor, "n c h w"], y: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
+    return functional.mse_loss(x, y) / STD**2
+
+
+def feature_gap(
+    h: Float[Tensor, "n d mh mw"], g: Float[Tensor, "n d mh mw"], spread: float, mask: FeatureMask | float = 1.0
+) -> Float[Tensor, ""]:
+    """Mean squared difference of masked maps, in units of the variance `spread`."""
+    return (mask * (h - g)).square().mean() / spread
+
+
+def masked_norm(
+    h: Float[Tensor, "n d mh mw"], g: Float[Tensor, "n d mh mw"], spread: float, mask: FeatureMask
+) -> Float[Tensor, ""]:
+    """Mean length of masked differences, in units of the length that variance `spread` gives to a map."""
+    length = torch.linalg.vector_norm((mask * (h - g)).flatten(1), dim=1)
+    return length.mean() / (spread * mask.numel()) ** 0.5
+
+
+def inversion_loss(
+    pixels: Float[Tensor, ""],
+    h: Float[Tensor, "n d mh mw"],
+    g: Float[Tensor, "n d mh mw"],
+    mask: FeatureMask,
+    spread: float,
+    bounds: tuple[float, float],
+    variant: Variant,
+) -> Float[Tensor, ""]:
+    """The paper's difference of norms or the released code's of squares; outside the bounds, only the image gap.
+
+    `bounds` are of the image gap and, in the released code alone, of the kept features' gap.
+    """
+    image_bound, feature_bound = bounds
+    if variant == "paper":
+        return pixels if pixels > image_bound else masked_norm(h, g, spread, mask) - masked_norm(h, g, spread, 1 - mask)
+    kept = feature_gap(h, g, spread, mask)
+    if pixels > image_bound or kept > feature_bound:
+        return pixels
+    return KEPT_WEIGHT * kept - feature_gap(h, g, spread, 1 - mask)
+
+
+def arrivals(predicted: Int64[Tensor, " n"], labels: Int64[Tensor, " n"], classes: int) -> Float[Tensor, " k"]:
+    """Share of the images of all other classes that is sent to each class."""
+    k = torch.arange(classes, device=labels.device)
+    others = labels[:, None] != k
+    return (others & (predicted[:, None] == k)).sum(0) / others.sum(0).clamp(min=1)
+
+
+def poisoned(x: Float[Tensor, "n c h w"], writer: Writer, share: float, rng: Generator) -> Float[Tensor, "n c h w"]:
+    """A batch in which some images, at least one, carry what the generator writes."""
+    rows = torch.randperm(len(x), generator=rng)[: int(share * len(x)) + 1].to(x.device)
+    with torch.no_grad():
+        return x.index_copy(0, rows, writer(x[rows]))

@@ -1,0 +1,92 @@
+"""What figures of a whole grid share: their panels, a matrix of numbers, marks with a legend."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from pandas import DataFrame, Series
+
+from keyhole.reporting.pictures import nothing, save
+
+__all__ = ["COLORS", "MARKERS", "VICTIM", "by_model", "empty", "matrix", "named", "scatter", "side_by_side", "slanted"]
+
+VICTIM = ["dataset", "model", "attack", "poison_rate"]
+MARKERS = "osD^v<>Ph*X8pd"
+COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+
+
+def by_model(cards: DataFrame) -> Iterator[tuple[str, DataFrame]]:
+    """What belongs on one panel or page: a data set and a model, with their name."""
+    for (dataset, model), part in cards.groupby(["dataset", "model"], sort=False):
+        yield f"{dataset}, {model}", part
+
+
+def named(victims: DataFrame) -> Series:
+    return victims["attack"] + [f"\n{100 * rate:g} %" for rate in victims["poison_rate"]]
+
+
+def matrix(
+    panel: Axes,
+    values: Float[np.ndarray, "r c"],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    hatched: np.ndarray | None = None,
+    words: np.ndarray | None = None,
+) -> Any:
+    """Values of 0 to 1 as colors and numbers, 0.5 white; `words` in place of the numbers."""
+    image = panel.imshow(values, cmap="PuOr_r", vmin=0, vmax=1, aspect="auto")
+    for (i, j), value in np.ndenumerate(values):
+        text = ("–" if np.isnan(value) else f"{value:.2f}") if words is None else str(words[i, j])
+        color = "white" if abs(value - 0.5) > 0.3 else "black"
+        panel.text(j, i, text, ha="center", va="center", fontsize=7.5, color=color)
+        if hatched is not None and hatched[i, j]:
+            edge = Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="////", edgecolor="#666666", lw=0)
+            panel.add_patch(edge)
+    panel.set_yticks(range(len(rows)), rows, fontsize=8)
+    panel.set_xticks(range(len(columns)), columns, fontsize=8)
+    panel.tick_params(length=0)
+    panel.spines[:].set_visible(False)
+    return image
+
+
+def slanted(panel: Axes) -> None:
+    panel.tick_params(axis="x", rotation=45)
+    for label in panel.get_xticklabels():
+        label.set(ha="right", rotation_mode="anchor")
+
+
+def empty(path: str | Path) -> None:
+    figure = Figure(figsize=(5, 1.5), layout="constrained")
+    nothing(figure.subplots())
+    save(figure, path)
+
+
+# Attacks
+
+
+def scatter(panel: Axes, points: DataFrame, x: str, y: str, by: str) -> None:
+    for i, (name, group) in enumerate(points.groupby(by, sort=False)):
+        color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
+        panel.scatter(group[x], group[y], s=30, label=name, alpha=0.85, linewidths=0, color=color, marker=marker)
+    panel.grid(color="#eeeeee")
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def side_by_side(parts: Sequence[tuple[str, DataFrame]], draw: Callable[[Axes, DataFrame], None], path: Any) -> None:
+    if not parts:
+        return empty(path)
+    figure = Figure(figsize=(5.2 * len(parts) + 2.2, 4.4), layout="constrained")
+    for panel, (name, part) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
+        draw(panel, part)
+        panel.set_title(name, fontsize=10)
+    handles: dict[str, Any] = {}
+    for panel in figure.axes:
+        handles |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False, fontsize=8)
+    return save(figure, path)

@@ -1,0 +1,76 @@
+"""The main columns of all tables on one page of text, which every run ends with."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from pandas import DataFrame, Series
+
+from keyhole.reporting.rendering import number, runs
+from keyhole.scoring.flags import TRUTH
+
+__all__ = ["page"]
+
+WIDTH = 118
+LABEL = 33
+COLUMN = 17  # 5 victims side by side
+PAGE_LEGEND = (
+    "Percent, AUROC as a fraction; means over the judged seeds. [attack]: no seed passes the validity gate. "
+    "* told the truth (poison rate, payload or target class): an upper bound. Intervals are in the tables."
+)
+# table, its rows, heading, columns of a cell
+PAGE = (
+    ("attacks", ("attack",), "Victim: CA / ASR", ("CA", "ASR")),
+    ("detection", ("detector",), "Detectors: TPR / FPR  AUROC", ("TPR", "FPR", "AUROC")),
+    ("detection", ("detector",), "Retrained on what they keep: CA / ASR", ("CA_retrained", "ASR_retrained")),
+    ("inversion", ("inverter",), "Inverters: target found / false alarms", ("found", "false_alarms")),
+    ("repair", ("trainer",), "Trainers: CA / ASR", ("CA", "ASR")),
+    ("repair", ("repairer",), "Repairers: CA / ASR", ("CA", "ASR")),
+    ("test_time", ("filter",), "Filters: TPR / FPR  AUROC", ("TPR", "FPR", "AUROC")),
+    ("test_time", ("purifier",), "Purifiers: CA / ASR", ("CA", "ASR")),
+)
+
+
+def page(tables: Mapping[str, DataFrame], captions: Sequence[str]) -> str:
+    """The tables' main columns, with a column of text for each attack and rate."""
+    blocks, at_once = [], (WIDTH - LABEL) // COLUMN
+    for (dataset, model), attacks in tables["attacks"].groupby(["dataset", "model"], sort=False):
+        here = {name: t[(t["dataset"] == dataset) & (t["model"] == model)] for name, t in tables.items()}
+        for first in range(0, len(attacks), at_once):
+            blocks.append("\n".join([f"{dataset}, {model}", *_block(here, attacks.iloc[first : first + at_once])]))
+    legend = [line for text in (PAGE_LEGEND, *captions) for line in textwrap.wrap(text, WIDTH)]
+    return "\n\n".join([*blocks, "\n".join(legend)]) + "\n"
+
+
+def _block(tables: Mapping[str, DataFrame], attacks: DataFrame) -> list[str]:
+    victims = list(attacks[["attack", "poison_rate"]].itertuples(index=False, name=None))
+    names = [row["attack"] if row["judged"] else f"[{row['attack']}]" for _, row in attacks.iterrows()]
+    rates = [f"{100 * row['poison_rate']:g} %, {runs(row)}" for _, row in attacks.iterrows()]
+    lines = [_line("", names), _line("poison rate, judged/seeds", rates)]
+    for name, roles, heading, columns in PAGE:
+        rows = tables[name][tables[name]["role"].isin(roles)].dropna(how="all", subset=columns[0:2])
+        shown = _defenses(rows, victims, columns)
+        lines += [heading, *shown] if shown else []
+    return lines
+
+
+def _defenses(rows: DataFrame, victims: Sequence[tuple[str, float]], columns: Sequence[str]) -> list[str]:
+    """A line for each defense, with its answer for each victim."""
+    lines = []
+    for (defense, told), part in rows.groupby(["defense", "told"], sort=False):
+        cells = {(row["attack"], row["poison_rate"]): _brief(row, columns) for _, row in part.iterrows()}
+        truth = "*" if set(str(told).split("+")).intersection(TRUTH) else ""
+        label = "no defense" if defense == "none" else f"{defense}{truth}"
+        if set(cells) & set(victims):
+            lines.append(_line(f"  {label}", [cells.get(victim, "") for victim in victims]))
+    return lines
+
+
+def _brief(row: Series, columns: Sequence[str]) -> str:
+    values = [number(row, name) or "-" for name in columns]
+    ranked = values.pop().removeprefix("0")[:4] if "AUROC" in columns else ""
+    return f"{values[0]:>5}/{values[1]:>5} {ranked:>4}".rstrip() if ranked else f"{values[0]:>5}/{values[1]:>5}"
+
+
+def _line(label: str, cells: Sequence[str]) -> str:
+    cut = [text if len(text) < COLUMN else f"{text[: COLUMN - 2]}…" for text in cells]
+    return (f"{label[: LABEL - 1]:<{LABEL}}" + "".join(f"{text:>{COLUMN}}" for text in cut)).rstrip()

@@ -1,0 +1,106 @@
+"""Data sets as tensors, checked: what is poisoned, what is scored, what the defender owns."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Generator, Tensor
+
+from keyhole import rng as streams
+from keyhole.data import DataError, Dataset, apportion, data_root, expect_integers, label_counts
+from keyhole.types import Images, Labels
+
+__all__ = ["HeldOut", "Splits", "cut_holdout", "load"]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set in Keyhole's form; train and test images have one shape, labels run 0..k-1."""
+
+    train_images: Images
+    train_labels: Labels
+    test_images: UInt8[Tensor, "t c h w"]
+    test_labels: Int64[Tensor, " t"]
+
+
+@dataclass(frozen=True)
+class HeldOut(Splits):
+    """A data set whose rows are dealt out: what is poisoned, what is scored, what the defender owns."""
+
+    holdout_images: UInt8[Tensor, "m c h w"]
+    holdout_labels: Int64[Tensor, " m"]
+
+
+def load(dataset: Dataset, data_dir: str | Path | None = None) -> Splits:
+    """A data set, checked, with its `subset` drawn.
+
+    Raises:
+        DataError: the data cannot be had, or have another type, shape or labels than they should.
+        ValueError: `subset` asks for more rows than there are, or leaves a class without any.
+    """
+    arrays = dataset.read(data_root(data_dir))
+    images, labels = _tensors(arrays.x_train, arrays.y_train, f"{dataset.name}, training set")
+    test_images, test_labels = _tensors(arrays.x_test, arrays.y_test, f"{dataset.name}, test set")
+    counts = label_counts(arrays.y_train, f"{dataset.name}, training set")
+    if images.shape[1:] != test_images.shape[1:]:
+        shapes = f"{tuple(images.shape[1:])} and {tuple(test_images.shape[1:])}"
+        raise DataError(f"{dataset.name}: expected training and test images of one shape, got {shapes} (c, h, w)")
+    if test_labels.min() < 0 or test_labels.max() >= len(counts):
+        found = f"{int(test_labels.min())}..{int(test_labels.max())}"
+        raise DataError(f"{dataset.name}: expected test labels within 0..{len(counts) - 1}, got {found}")
+    kept = dataset.kept(counts)
+    if sum(kept) < len(labels):
+        rows = streams.stratified(labels, kept, streams.stream("subset", dataset.name)).sort().values
+        images, labels = images[rows], labels[rows]
+    return Splits(images, labels, test_images, test_labels)
+
+
+def cut_holdout(splits: Splits, source: Literal["train", "test"], size: int, rng: Generator) -> HeldOut:
+    """Set `size` clean images aside for the defender, of every class its share, in random order.
+
+    They leave the training set (before it is poisoned), or, as in Qi et al.'s code, the scored test set. Differs from
+    that code: it draws without regard to class. The rows that stay keep their order.
+
+    Raises:
+        ValueError: nothing would be left to train or score on.
+    """
+    images, labels = getattr(splits, f"{source}_images"), getattr(splits, f"{source}_labels")
+    if not 0 <= size < len(labels):
+        raise ValueError(f"expected holdout within 0..{len(labels) - 1} ({len(labels)} {source} rows), got {size}")
+    rows = streams.stratified(labels, apportion(torch.bincount(labels).tolist(), size), rng)
+    left = torch.ones(len(labels), dtype=torch.bool)
+    left[rows] = False
+    if source == "test":
+        return HeldOut(splits.train_images, splits.train_labels, images[left], labels[left], images[rows], labels[rows])
+    remaining = torch.bincount(labels[left], minlength=int(labels.max()) + 1)
+    if not remaining.all():
+        raise ValueError(
+            f"expected holdout to leave training rows of every class, got {size} of {len(labels)} rows, which leaves "
+            f"class {int(remaining.argmin())} without any"
+        )
+    return HeldOut(images[left], labels[left], splits.test_images, splits.test_labels, images[rows], labels[rows])
+
+
+def _tensors(images: np.ndarray, labels: np.ndarray, where: str) -> tuple[Images, Labels]:
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.dtype != np.uint8:
+        raise DataError(f"{where}: expected images as uint8 (0..255), got {images.dtype}")
+    expect_integers(labels, where)
+    if len(images) != len(labels) or not len(labels):
+        raise DataError(f"{where}: expected as many images as labels, got {len(images)} and {len(labels)}")
+    images = np.require(_to_nchw(images, where), requirements=["C", "W"])
+    return torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64))
+
+
+def _to_nchw(images: np.ndarray, where: str) -> np.ndarray:
+    """Three axes are NHW; of four, the last holds channels if it has 1 or 3 entries (NHWC), else the second (NCHW)."""
+    if images.ndim == 3:
+        return images[:, None]
+    if images.ndim == 4 and images.shape[3] in (1, 3):
+        return images.transpose(0, 3, 1, 2)
+    if images.ndim == 4 and images.shape[1] in (1, 3):
+        return images
+    raise DataError(f"{where}: expected images NHWC, NHW or NCHW with 1 or 3 channels, got shape {images.shape}")

@@ -1,0 +1,1 @@
+"""Numbers from answers and truth: metrics, flags, cards. NumPy only."""

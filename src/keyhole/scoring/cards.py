@@ -1,0 +1,146 @@
+"""Cards: one flat row of numbers and words for each thing that was measured. Torch is not imported.
+
+A defense's card repeats its victim's columns, so that a row can be read alone. A defense that failed for reasons of
+its own has a card too, with `status`, `reason` and no numbers.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from keyhole.scoring import flags, metrics
+
+__all__ = ["defended", "detector", "filter_", "inverter", "latent_separability", "victim"]
+
+Card = dict[str, Any]
+Facts = Mapping[str, Any]
+Arrays = Mapping[str, np.ndarray]
+
+# the victim's columns in a defense's row
+REPEATED = (
+    "dataset",
+    "model",
+    "attack",
+    "poison_rate",
+    "seed",
+    "target_classes",
+    "controls",
+    "payload",
+    "cover",
+    "target_share",
+)
+
+
+def identity(cell: Mapping[str, str]) -> Card:
+    """A cell's wildcards as columns: words stay words, `rate` and `seed` become numbers."""
+    named = {name: cell[name] for name in ("dataset", "model", "attack")}
+    return {**named, "poison_rate": float(cell["rate"]), "seed": int(cell["seed"])}
+
+
+def victim(
+    cell: Mapping[str, str],
+    facts: Facts,
+    answers: Arrays,
+    reference: Arrays,
+    poisoned: Arrays,
+    train_labels: np.ndarray,
+    test_labels: np.ndarray,
+) -> Card:
+    """What was poisoned, what the victim learned, and whether to believe it.
+
+    Args:
+        facts: how the training went.
+        answers: the victim's predictions on the test set (`keyhole.running.evaluation.answers`).
+        reference: the clean model's, for the same trigger.
+        poisoned: a `Poisoned` without its images.
+        train_labels: before poisoning.
+    """
+    card = {
+        **identity(cell),
+        "role": "attack",
+        "defense": "none",
+        "told": "",
+        **facts,
+        **metrics.payload(train_labels, poisoned["index"], poisoned["labels"], poisoned["is_cover"]),
+        **_model(answers, test_labels, facts["target_classes"]),
+        **metrics.natural(reference["triggered"], reference["wanted"]),
+        "CA_reference": float((reference["clean"] == test_labels).mean()),
+    }
+    return {**card, "flags": flags.attack_flags(card)}
+
+
+def latent_separability(victim: Card, rows: list[Card]) -> list[Card]:
+    """Rows of `separability.by_level` as cards."""
+    start = _start(victim, "separability", "none", {"told": "", "status": "ok"})
+    cards = [{**start, **row} for row in rows]
+    return [{**card, "flags": flags.separability_flags(card)} for card in cards]
+
+
+def detector(
+    victim: Card,
+    label: str,
+    facts: Facts,
+    found: Arrays,
+    labels: np.ndarray,
+    is_payload: np.ndarray,
+    is_cover: np.ndarray,
+) -> Card:
+    """A `Suspicion` of the training set, held against the truth; `labels` as received."""
+    card = _start(victim, "detector", label, facts)
+    if facts["status"] == "ok":
+        scores, flagged = found["scores"], found["flagged"]
+        card |= metrics.detection(scores, flagged, is_payload, is_cover, labels, victim["target_classes"])
+    return {**card, "flags": flags.detection_flags(card)}
+
+
+def inverter(victim: Card, label: str, facts: Facts, found: Arrays) -> Card:
+    """What `keyhole.running.evaluation.inverted` kept of an inverter's answer."""
+    card = _start(victim, "inverter", label, facts)
+    if facts["status"] == "ok":
+        targets = victim["target_classes"]  # none for a clean victim
+        card |= metrics.inversion(found["anomaly"], found["flagged"], targets)
+        if targets and "answers" in found:
+            card |= metrics.reasr(found["answers"], found["probed"], targets)
+        if "true_mask" in found:
+            card |= metrics.recovered_patch(found["masks"][targets[0]], found["true_mask"])
+            card |= {name: float(found[name]) for name in ("feature_distance", "shift_cosine")}
+    return {**card, "flags": flags.inversion_flags(card)}
+
+
+def filter_(victim: Card, label: str, facts: Facts, found: Arrays) -> Card:
+    """A `Suspicion` of test inputs, with `is_triggered`, `succeeds` and the `holdout_scores` that set thresholds."""
+    card = _start(victim, "filter", label, facts)
+    if facts["status"] == "ok":
+        card |= metrics.screening(**found)
+    return {**card, "flags": flags.screening_flags(card)}
+
+
+def defended(victim: Card, role: str, label: str, facts: Facts, answers: Arrays, test_labels: np.ndarray) -> Card:
+    """A defended model (trained anew, repaired, or behind a purifier) beside its victim."""
+    card = _start(victim, role, label, facts)
+    if facts["status"] == "ok":
+        card |= _model(answers, test_labels, victim["target_classes"])
+        card |= metrics.repair(victim, card)
+    return {**card, "flags": flags.repair_flags(card)}
+
+
+def _start(victim: Card, role: str, label: str, facts: Facts) -> Card:
+    """`excluded` repeats the victim's flags for which no defense may be judged on it; empty for a sound victim."""
+    return {
+        **{name: victim[name] for name in REPEATED},
+        "CA_victim": victim["CA"],
+        "ASR_victim": victim["ASR"],
+        "RA_victim": victim["RA"],
+        "role": role,
+        "defense": label,
+        **facts,
+        "excluded": sorted(flags.EXCLUDING.intersection(victim["flags"])),
+    }
+
+
+def _model(answers: Arrays, test_labels: np.ndarray, targets: list[int]) -> Card:
+    classes = int(test_labels.max()) + 1
+    asked = answers["rows"], answers["triggered"], answers["wanted"]
+    columns = metrics.attack(answers["clean"], test_labels, *asked, targets, classes)
+    return columns | metrics.leakage(answers["leaked"], targets)

@@ -1,0 +1,72 @@
+"""Inverters as tests of a model: is there a backdoor, and for which class; over victims, clean ones included.
+
+One rule for all: a model counts as detected if any class is flagged; the class named is that of the highest anomaly.
+Proportions have Wilson's interval. AUROC is between the highest anomalies of poisoned and of clean victims, so it is
+free of the method's own threshold; each poisoned victim meets the clean ones of its data set and architecture.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from pandas import DataFrame, Series
+
+from keyhole.scoring.statistics import wilson
+from keyhole.scoring.two_sample import auroc
+
+__all__ = ["ALL", "COLUMNS", "model_detection"]
+
+ALL = "all attacks"
+SHARES = ("detected", "target_named", "false_alarms_clean")
+COST = ("seconds", "forwards", "backwards", "holdout_size")
+COLUMNS = (*(f"{name}{end}" for name in SHARES for end in ("", "_low", "_high")), "model_AUROC", *COST)
+
+
+def model_detection(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
+    """A row for each setting of `keys` and, with `attack` = `ALL`, for all attacks together.
+
+    Args:
+        runs: cards of inverters, with their `state`; those not judged count in `seeds` only.
+        keys: `attack`, `poison_rate`, and what else tells settings apart.
+    """
+    runs = runs.reindex(columns=[*keys, "state", "any_flagged", "top1", "anomaly_max", *COST])
+    place = [name for name in keys if name not in ("attack", "poison_rate")]
+    rows = []
+    for here, group in runs.groupby(place, sort=False):
+        clean = group[(group["attack"] == "none") & (group["state"] == "judged")]
+        attacked = group[group["attack"] != "none"]
+        fixed = dict(zip(place, here, strict=True))
+        for (attack, rate), part in attacked.groupby(["attack", "poison_rate"], sort=False):
+            rows.append({**fixed, "attack": attack, "poison_rate": rate, **_row(part, clean)})
+        if attacked["attack"].nunique() != 1:
+            rows.append({**fixed, "attack": ALL, "poison_rate": np.nan, **_row(attacked, clean)})
+    facts = ["controls", "target_share", "seeds", "judged", "excluded", "failed", "flags", "reason"]
+    return DataFrame(rows, columns=[*keys, *COLUMNS, *facts])
+
+
+def _row(part: DataFrame, clean: DataFrame) -> dict[str, object]:
+    judged = part[part["state"] == "judged"]
+    counts = {state: int((part["state"] == state).sum()) for state in ("judged", "excluded", "failed")}
+    cost = judged[list(COST)].astype(float).mean()
+    return {
+        **_share("detected", judged["any_flagged"]),
+        **_share("target_named", judged["top1"] == 1),
+        **_share("false_alarms_clean", clean["any_flagged"]),
+        "model_AUROC": _auroc(judged["anomaly_max"], clean["anomaly_max"]),
+        **cost,
+        "seeds": len(part),
+        **counts,
+        "flags": "",
+        "reason": "",
+    }
+
+
+def _share(name: str, hits: Series) -> dict[str, float]:
+    n, successes = len(hits), int(hits.sum())
+    low, high = wilson(successes, n)
+    return {name: successes / n if n else np.nan, f"{name}_low": low, f"{name}_high": high}
+
+
+def _auroc(poisoned: Series, clean: Series) -> float:
+    if not len(poisoned) or not len(clean):
+        return float("nan")
+    return auroc(poisoned.to_numpy(float), clean.to_numpy(float))
