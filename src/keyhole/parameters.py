@@ -1,28 +1,288 @@
-"""Types of method parameters that say their range.
+"""Parameters: dataclass fields whose types say their range.
 
-A parameter is a dataclass field; its annotation is read as text by `registry`, before any job and without importing
-the method, so these names carry the check. They are plain types to Python and to a type checker.
+A class derived from `Checked` refuses a value outside its field's type when it is made, from Python and from a
+configuration in the same words. The annotation is the only place where a range is written.
 """
 
-from typing import Any
+import difflib
+import json
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-Fraction = float  # 0 <= x <= 1
-Share = float  # 0 <= x < 1
-Positive = float  # x > 0
-NonNegative = float  # x >= 0
-Count = int  # x >= 1
-Natural = int  # x >= 0
-RateGuess = float  # 0 <= x < 1, or the word `oracle`: the script puts the realised poison rate
-Wrapped = str | dict  # an attack: its name, or a mapping of its parameters with `method`
-PayloadGuess = tuple  # row numbers, or the word `oracle`: the script puts the true payload rows
+from annotated_types import Interval, MultipleOf
 
-CRAFTS = ("surrogate", "data", "nothing")  # what an attack may learn from before it poisons, the most first
+__all__ = ["CRAFTS", "ORACLE", "Checked", "Count", "File", "Fraction", "HoldoutCount", "Level", "Natural"]
+__all__ += [
+    "NonNegative",
+    "ParameterError",
+    "PayloadGuess",
+    "Positive",
+    "RateGuess",
+    "Rule",
+    "Setting",
+    "Share",
+    "Wrapped",
+]
+__all__ += ["Width", "as_tuples", "named", "rules", "suggestion", "told_by_oracle"]
 
-ORACLE = "oracle"
+ORACLE = "oracle"  # in a configuration: let the workflow put the truth here, and say so in the row
 # parameter whose value may be `oracle` -> what the row then says it was told
 TOLD_BY_ORACLE = {"assumed_rate": "poison_rate", "assumed_payload": "payload"}
+CRAFTS = ("surrogate", "data", "nothing")  # what an attack may learn from before it poisons, the most first
+
+# what a value names besides its own range; planning looks these up
+LEVEL, FILE, OF_HOLDOUT = "a level of the network", "a file of the user's", "of the hold-out"
+
+Fraction = Annotated[float, Interval(ge=0, le=1)]
+Share = Annotated[float, Interval(ge=0, lt=1)]
+Positive = Annotated[float, Interval(gt=0)]
+NonNegative = Annotated[float, Interval(ge=0)]
+Count = Annotated[int, Interval(ge=1)]
+Natural = Annotated[int, Interval(ge=0)]
+HoldoutCount = Annotated[int, Interval(ge=1), OF_HOLDOUT]  # so many hold-out images
+Width = Annotated[int, Interval(ge=8), MultipleOf(8)]  # channels of a generator, some of them normalized in groups
+Level = Annotated[str, LEVEL]
+File = Annotated[str, FILE]  # or the name of something built in
+Wrapped = str | dict  # an attack: its name, or a mapping of its parameters with `method`
+if TYPE_CHECKING:  # methods compute with numbers: the workflow replaces the word before they run
+    RateGuess = float
+    PayloadGuess = tuple[int, ...]
+else:
+    RateGuess = Share | Literal["oracle"]
+    PayloadGuess = tuple[Natural, ...] | Literal["oracle"]
 
 
-def told_by_oracle(parameters: dict[str, Any]) -> set[str]:
+class ParameterError(ValueError):
+    """A parameter that is unknown, missing or out of range; `path` names it."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path, self.problem = path, problem
+
+    def under(self, where: str) -> "ParameterError":
+        """The same complaint, seen from a place that holds the parameters."""
+        return ParameterError(f"{where}.{self.path}" if self.path else where, self.problem)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known of the images before any job runs."""
+
+    shape: tuple[int, int, int]  # channels, height, width
+    classes: int
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a type accepts."""
+
+    words: str  # for messages
+    accepts: Callable[[Any], bool]
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A dataclass that refuses values outside the types of its fields; override `check` for rules across fields."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ParameterError: a value is out of range; its `path` is the field.
+            ValueError: values do not go together.
+        """
+        _check_values(type(self), self.parameters)
+        self.check()
+
+    def check(self) -> None:
+        """Refuse fields that do not go together.
+
+        Raises:
+            ValueError: as it says.
+        """
+
+    def check_setting(self, setting: Setting) -> None:
+        """Refuse parameters that do not fit the images.
+
+        Raises:
+            ValueError: as it says.
+        """
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Every parameter with its value, as the constructor takes them."""
+        return {name: getattr(self, name) for name in rules(type(self))}
+
+    @classmethod
+    def from_parameters(cls, given: Mapping[str, Any]) -> Any:
+        """An instance from plain values, as they are in a configuration; lists become tuples.
+
+        Raises:
+            ParameterError: a parameter is unknown or missing, or a value is out of range.
+        """
+        known = rules(cls)
+        for name in given:
+            if name not in known:
+                raise ParameterError(name, f"unknown parameter{suggestion(name, sorted(known))}{_base_hint(cls, name)}")
+        for field in fields(cls):
+            if field.name in known and field.name not in given and field.default is MISSING is field.default_factory:
+                raise ParameterError(field.name, f"missing; expected {known[field.name].words}")
+        _check_values(cls, given)
+        return cls(**{name: as_tuples(value) for name, value in given.items()})
+
+
+def _check_values(cls: type, given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        rule = rules(cls)[name]
+        if not rule.accepts(value):
+            raise ParameterError(
+                name, f"expected {rule.words}, got {json.dumps(value, default=str)}{_hint(value, rule)}"
+            )
+
+
+def _base_hint(cls: type[Checked], name: str) -> str:
+    hints = get_type_hints(cls, include_extras=True)
+    bases = [field.name for field in fields(cls) if hints[field.name] == Wrapped]
+    return "".join(f"; what its {base} takes goes into {base}: {{method: ..., {name}: ...}}" for base in bases)
+
+
+_RULES: dict[type, dict[str, Rule]] = {}  # worked out once for each class
+
+
+def rules(cls: type) -> dict[str, Rule]:
+    """The parameters of a dataclass (the fields that its constructor takes) and what each accepts."""
+    if cls not in _RULES:
+        hints = get_type_hints(cls, include_extras=True)
+        _RULES[cls] = {field.name: _rule(hints[field.name]) for field in fields(cls) if field.init}
+    return _RULES[cls]
+
+
+def named(method: Checked, what: str) -> dict[str, tuple[Any, ...]]:
+    """The parameters of a method that name levels (`LEVEL`), files (`FILE`) or hold-out images, with their values."""
+    hints = get_type_hints(type(method), include_extras=True)
+    found = {}
+    for name, rule in rules(type(method)).items():
+        value = getattr(method, name)
+        if _marked(hints[name], what) and value not in rule.choices:
+            found[name] = value if isinstance(value, tuple) else (value,)
+    return found
+
+
+def _marked(hint: Any, what: str) -> bool:
+    if get_origin(hint) is Annotated and what in hint.__metadata__:
+        return True
+    return any(_marked(part, what) for part in get_args(hint) if part is not ...)
+
+
+def told_by_oracle(parameters: Mapping[str, Any]) -> set[str]:
     """What a method is told because its entry in the configuration says `oracle`."""
     return {TOLD_BY_ORACLE[name] for name, value in parameters.items() if value == ORACLE and name in TOLD_BY_ORACLE}
+
+
+def suggestion(given: object, choices: Iterable[str], listed: bool = True) -> str:
+    """`; did you mean …? choose from …`, to be put behind what is wrong."""
+    choices = list(choices)
+    close = difflib.get_close_matches(str(given), choices, n=1)
+    text = f"; did you mean {close[0]}?" if close else ";" if listed else ""
+    return f"{text} choose from {', '.join(choices) or '(nothing)'}" if listed else text
+
+
+def as_tuples(value: Any) -> Any:
+    """Lists as tuples, at any depth: parameters are hashable and cannot be changed."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+# Rules
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)  # to Python, True is 1
+
+
+def _is_number(value: Any) -> bool:
+    return _is_int(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
+_PLAIN = {
+    int: Rule("a whole number", _is_int),
+    float: Rule("a number", _is_number),
+    str: Rule("text", lambda value: isinstance(value, str)),
+    bool: Rule("true or false", lambda value: isinstance(value, bool)),
+    dict: Rule("a mapping", lambda value: isinstance(value, Mapping)),
+    NoneType: Rule("null", lambda value: value is None),
+}
+
+
+def _rule(hint: Any) -> Rule:
+    """What a type accepts.
+
+    Raises:
+        TypeError: the type is none that a parameter may have.
+    """
+    kind, parts = get_origin(hint), get_args(hint)
+    if hint in _PLAIN:
+        return _PLAIN[hint]
+    if kind is Annotated:
+        rule = _rule(parts[0])
+        for bound in parts[1:]:
+            rule = _bounded(rule, bound)
+        return rule
+    if kind in (Union, UnionType):
+        options = [_rule(part) for part in parts]
+        words = ", or ".join(option.words for option in options)
+        choices = tuple(choice for option in options for choice in option.choices)
+        return Rule(words, lambda value: any(option.accepts(value) for option in options), choices)
+    if kind is Literal:
+        choices = tuple(map(str, parts))
+        words = choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
+        return Rule(words, lambda value: any(type(value) is type(part) and value == part for part in parts), choices)
+    if kind is tuple and parts[1:] == (...,):
+        each = _rule(parts[0])
+        words = f"a list, each {each.words}"
+        return Rule(words, lambda value: isinstance(value, list | tuple) and all(map(each.accepts, value)))
+    if kind is tuple:
+        return _fixed([_rule(part) for part in parts])
+    raise TypeError(f"expected a type that a parameter may have, got {hint}")
+
+
+def _bounded(rule: Rule, bound: Any) -> Rule:
+    """A rule for a number within an interval, or for the multiples of a number; other marks change nothing."""
+    if isinstance(bound, MultipleOf):
+        step = bound.multiple_of
+        return Rule(f"{rule.words}, a multiple of {step}", lambda value: rule.accepts(value) and value % step == 0)
+    if not isinstance(bound, Interval):
+        return rule
+    given: dict[str, Any] = {">": bound.gt, ">=": bound.ge, "<": bound.lt, "<=": bound.le}
+    given = {sign: limit for sign, limit in given.items() if limit is not None}
+    words = " and ".join(f"{sign} {limit:g}" for sign, limit in given.items())
+    if given.keys() == {">=", "<="}:
+        words = f"from {given['>=']:g} to {given['<=']:g}"
+    tests = [(COMPARE[sign], limit) for sign, limit in given.items()]
+    return Rule(
+        f"{rule.words} {words}", lambda value: rule.accepts(value) and all(test(value, limit) for test, limit in tests)
+    )
+
+
+def _fixed(parts: list[Rule]) -> Rule:
+    def accepts(value: Any) -> bool:
+        same = isinstance(value, list | tuple) and len(value) == len(parts)
+        return same and all(rule.accepts(each) for rule, each in zip(parts, value, strict=True))
+
+    return Rule(f"a list of {len(parts)}: {'; '.join(rule.words for rule in parts)}", accepts)
+
+
+def _hint(value: Any, rule: Rule) -> str:
+    """The closest choice; or, as YAML takes 1e-3 and anything in quotes for text, how to write a number."""
+    if rule.choices:
+        return suggestion(value, rule.choices, listed=False)
+    try:
+        float(value if isinstance(value, str) else "")
+    except ValueError:
+        return ""
+    return " as text; write it without quotes and with a decimal point, as 1.0e-3" if "number" in rule.words else ""

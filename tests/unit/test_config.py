@@ -3,7 +3,6 @@
 import copy
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from keyhole.planning import config, registry, signatures
+from keyhole.attacks.blended import Blended
+from keyhole.planning import config
 from keyhole.planning.config import Cell, ConfigError
 
 MINIMAL: dict[str, Any] = {
@@ -126,9 +126,9 @@ def test_holdout_may_come_from_the_training_set() -> None:
 
 
 def test_latents_are_read_where_detectors_look() -> None:
-    detectors = {"spectral_signatures": {"level": "group2"}, "activation_clustering": None}
-    grid = config.load(changed(detectors=detectors, levels=["stem"], retrain=True))
-    assert sorted(grid.levels_read()) == ["group2", "penultimate", "stem"]
+    detectors = {"spectral_signatures": {"level": "stage2"}, "activation_clustering": None}
+    grid = config.load(changed(detectors=detectors, levels=["stage1"], retrain=True, models=["resnet18"]))
+    assert sorted(grid.levels_read()) == ["penultimate", "stage1", "stage2"]
 
 
 def test_canonical_text_knows_no_order_and_every_parameter() -> None:
@@ -147,8 +147,8 @@ def test_pinned_rates_are_no_parameter() -> None:
 
 def test_common_rates_are_not_needed_where_all_are_pinned() -> None:
     given = {key: value for key, value in MINIMAL.items() if key != "poison_rates"}
-    grid = config.load({**given, "attacks": {"badnets": {"rates": [1e-05]}}})
-    assert [cell.rate for cell in grid.cells()] == ["0", "1e-05"]
+    grid = config.load({**given, "attacks": {"badnets": {"rates": [2e-05]}}})
+    assert [cell.rate for cell in grid.cells()] == ["0", "2e-05"]
 
 
 def test_the_configuration_is_left_as_it_was() -> None:
@@ -292,13 +292,9 @@ def test_a_method_name_with_a_line_break_still_gives_one_line() -> None:
 
 
 @pytest.fixture
-def clean_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A copy of the package whose `blended` is a clean-label attack."""
-    tree = shutil.copytree(registry.PACKAGE, tmp_path / "keyhole", ignore=shutil.ignore_patterns("__pycache__"))
-    file = tree / "attacks" / "blended.py"
-    file.write_text(file.read_text().replace("    alpha:", '    controls = "clean-label"\n\n    alpha:'))
-    monkeypatch.setattr(registry, "PACKAGE", tree)
-    monkeypatch.setattr(signatures, "PACKAGE", tree)
+def clean_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make `blended` a clean-label attack."""
+    monkeypatch.setattr(Blended, "controls", "clean-label")
 
 
 @pytest.mark.usefixtures("clean_label")
@@ -389,13 +385,74 @@ def test_a_holdout_from_the_training_set_takes_rows_of_every_class() -> None:
     assert "asks for 4400 payload rows, but target class 0 holds 4000" in message(given)
 
 
-def test_loading_imports_no_torch() -> None:
+def test_what_methods_say_is_remembered_so_that_the_next_start_imports_no_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from keyhole.planning import config;"
-        f"config.load({FULL!r}); print({{'torch', 'pandas', 'sklearn', 'scipy', 'jaxtyping'}} & set(sys.modules))"
+        "import sys; from pathlib import Path; from keyhole.planning import config;"
+        f"config.load({FULL!r}, memory=Path({str(tmp_path / 'methods.json')!r}));"
+        "print(*sorted({'torch', 'pandas', 'sklearn', 'scipy', 'jaxtyping'} & set(sys.modules)))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "set()"
+    command = [sys.executable, "-c", code]
+    first, second = (subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(2))
+    assert "torch" in first.stdout
+    assert second.stdout.strip() == ""
+
+
+def test_a_file_that_cannot_be_written_costs_nothing_but_time() -> None:
+    assert config.load(FULL, memory=Path("/proc/nowhere/methods.json")) == config.load(FULL)
+
+
+@pytest.mark.parametrize(
+    ("given", "path", "words"),
+    [
+        ({"attacks": {"tact": {"cover_classes": [1]}}}, "attacks.tact.cover_classes", "none of source_classes"),
+        ({"attacks": {"adap_patch": {"opacities": [0.5]}}}, "attacks.adap_patch.opacities", "1 for 4"),
+        ({"attacks": {"dynamic": {"share": 0.9}}}, "attacks.dynamic.share", "<= 0.333"),
+        ({"attacks": {"bpp": {"colors": 1}}}, "attacks.bpp.colors", "from 2 to 255"),
+        ({"attacks": {"badnets": {"size": 40}}}, "attacks.badnets", "at most 16 pixels"),
+        ({"attacks": {"badnets": {"pattern": "checkers"}}}, "attacks.badnets", "picture file"),
+        ({"attacks": {"mmd": {"base": {"method": "badnets", "size": 17}}}}, "attacks.mmd", "at most 16 pixels"),
+        ({"attacks": {"label_consistent": {"size": 9}}}, "attacks.label_consistent", "at most 8 pixels"),
+        ({"attacks": {"mmd": {"levels": ["nope"]}}}, "attacks.mmd.levels", "group1"),
+        ({"detectors": {"confusion_training": {"ratios": [0.5]}}}, "detectors.confusion_training.pretrain_epochs", "2"),
+        ({"detectors": {"scan": {"level": "nope"}}}, "detectors.scan.level", "group1"),
+        ({"detectors": {"beatrix": {"map_level": "nope"}}}, "detectors.beatrix.map_level", "group1"),
+        ({"detectors": {"strip": {"overlays": 200}}}, "detectors.strip.overlays", "fewer than its 200"),
+        ({"filters": {"strip": {"overlays": 150}}}, "filters.strip.overlays", "fewer than its 150"),
+        ({"filters": {"strip": {"overlays": 60, "holdout": 50}}}, "filters.strip.overlays", "fewer than its 50"),
+        ({"purifiers": {"jpeg": {"quality": 400}}}, "purifiers.jpeg.quality", "from 1 to 100"),
+        ({"purifiers": {"shrink_pad": {"pixels": 16}}}, "purifiers.shrink_pad.pixels", "fewer than the 16"),
+        ({"levels": ["nope"]}, "levels[0]", "penultimate"),
+        ({"poison_rates": [0.0001]}, "attacks.badnets", "0 payload rows; choose a rate from about 0.0008"),
+    ],
+)
+def test_a_cell_that_cannot_be_run_is_refused_before_any_job(given: dict[str, Any], path: str, words: str) -> None:
+    digits = {"datasets": ["digits"], "models": ["convnet"], "poison_rates": [0.05], "holdout": 200, "recipe": "cpu"}
+    text = message({**digits, "attacks": {"badnets": {}}, **given})
+    assert text.startswith(f"config.yaml: {path}")
+    assert words in text
+    assert "\n" not in text
+
+
+def test_a_cover_ratio_that_takes_more_than_arithmetic_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(self: Blended) -> float:
+        ratio = 400.0
+        return ratio if self.alpha else 0.0
+
+    monkeypatch.setattr(Blended, "cover_ratio", property(greedy))
+    given = {**MINIMAL, "attacks": {"blended": {}}}
+    assert "asks for 150 payload and 60000 cover rows, but the classes other than 0 hold 45000" in message(given)
+
+
+def test_images_of_a_wrong_type_are_refused_from_their_header(tmp_path: Path) -> None:
+    import numpy as np
+
+    labels = np.arange(40) % 4
+    arrays = {"x_train": np.zeros((40, 8, 8), np.float32), "y_train": labels, "x_test": np.zeros((40, 8, 8), np.uint8)}
+    np.savez(tmp_path / "mine.npz", **arrays, y_test=labels)
+    given = {**MINIMAL, "datasets": {"mine": {"method": "npz", "path": str(tmp_path / "mine.npz")}}}
+    text = message(given)
+    assert text.startswith("config.yaml: datasets.mine: ")
+    assert "expected x_train as uint8 (0..255), got float32; images of 0..1 become so by (255 * x)" in text
 
 
 FINE_PRUNING = {"method": "fine_pruning"}

@@ -33,22 +33,21 @@ def test_bad_config_is_refused_before_any_job_in_one_line(fresh, change, expecte
 
 
 def test_a_data_set_that_is_not_whole_is_one_clear_error(fresh, tmp_path):
-    """Class sizes can be read, so the grid is planned; the job that reads the images then says what is missing."""
     np.savez(tmp_path / "mine.npz", y_train=np.arange(200) % 4)
     fresh.write(datasets={"mine": {"method": "npz", "path": str(tmp_path / "mine.npz")}}, holdout=20)
-    done = fresh.snakemake(check=False)
+    done = fresh.snakemake("-n", check=False)
     said = done.stdout + done.stderr
     assert done.returncode != 0
-    assert "datasets.mine: cannot read" in said
+    assert "config.yaml: datasets.mine: cannot read" in said
     assert "no x_train among y_train" in said
     assert "Traceback" not in said
 
 
 def test_a_picture_that_is_missing_is_one_clear_error(fresh):
     fresh.write(attacks={"blended": {"pattern": "no_such.png"}})
-    done = fresh.snakemake(check=False)
+    done = fresh.snakemake("-n", check=False)
     assert done.returncode != 0
-    assert "attacks.blended: expected a picture file, got 'no_such.png'" in done.stdout + done.stderr
+    assert "config.yaml: attacks.blended: expected a picture file, got 'no_such.png'" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 

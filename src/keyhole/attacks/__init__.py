@@ -10,7 +10,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Generator, Tensor, nn
 
-from keyhole.parameters import Count, Natural
+from keyhole import rng
+from keyhole.parameters import Checked, Count, Natural, Setting
 from keyhole.types import Cover, Images, Labels, Mask, Poisoned, Rows
 
 __all__ = ["Attack", "class_count"]
@@ -22,7 +23,7 @@ def class_count(labels: Labels) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attack(ABC):
+class Attack(Checked, ABC):
     """Write `apply_trigger`, done; override only what the paper changes.
 
     With `label_map`, every dirty-label attack becomes a family: `all_to_one` gives all payload `target_class`,
@@ -38,10 +39,21 @@ class Attack(ABC):
     paper_rate: ClassVar[float] = 0.003  # poison rate where the configuration gives none
     bound_to_rows: ClassVar[bool] = False  # to those of the training set, so that no attack can go over it
     crafted_from: ClassVar[Literal["nothing", "data", "surrogate"]] = "nothing"  # what `craft` works with
+    learns_trigger: ClassVar[bool] = False  # while the victim is trained
 
     target_class: Natural = 0
     label_map: Literal["all_to_one", "all_to_all", "multi_target"] = "all_to_one"
     targets: Count = 2  # labels of `multi_target`
+
+    def check_setting(self, setting: Setting) -> None:
+        """Try the trigger on blank images: a patch may be too large, a picture missing.
+
+        A trigger that has yet to be learned cannot be tried.
+        """
+        if self.crafted_from == "nothing" and not self.learns_trigger:
+            images, stream = torch.zeros(2, *setting.shape, dtype=torch.uint8), rng.stream("check")
+            self.plant_cover(self.plant(images, stream), stream)
+            self.apply_trigger(images, stream)
 
     @property
     def cover_ratio(self) -> float:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from keyhole.attacks import Attack
 from keyhole.learning import generators
-from keyhole.parameters import Count, Fraction, NonNegative, Positive
+from keyhole.parameters import Fraction, NonNegative, Positive, Width
 from keyhole.types import Images
 
 __all__ = ["InputAwareTrigger", "diversity_loss", "excess", "halves", "mask", "pattern", "stamped"]
@@ -32,7 +32,7 @@ class InputAwareTrigger(Attack):
     diversity_weight: NonNegative = 1.0  # lambda_div
     mask_share: Fraction = 0.33  # batches that train the masks alone, of the number of all
     learning_rate: Positive = 0.01  # of the networks, falling to 0
-    width: Count = 32  # channels of the middle maps, a multiple of 8
+    width: Width = 32  # channels of the middle maps
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
         stamp = self.trigger(images.shape[1], images.device)

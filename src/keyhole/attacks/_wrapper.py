@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from torch import Generator, Tensor, nn
 
 from keyhole.attacks import Attack
-from keyhole.parameters import CRAFTS, Natural, Wrapped
+from keyhole.parameters import CRAFTS, Natural, ParameterError, Setting, Wrapped
 from keyhole.planning import registry
 from keyhole.types import Cover, Images, Labels, Mask, Rows
 
@@ -24,17 +24,23 @@ class Wrapper(Attack):
     label_map: Literal["all_to_one", "all_to_all", "multi_target"] = field(init=False)
     targets: Natural = field(init=False)
 
-    def __post_init__(self) -> None:
-        base = registry.load("attacks", *registry.wrapped(self.base, "base"))
+    def check(self) -> None:
+        base = registry.load("attacks", *registry.unwrap(self.base, "base"), where="base")
         object.__setattr__(self, "_base", base)
         if base.bound_to_rows:
-            raise ValueError(f"base: expected an attack whose rows can be drawn anew, got {self.base}")
+            raise ParameterError(
+                "base", f"expected an attack whose rows can be drawn anew, got {registry.name_of(base)}"
+            )
         if self.bare_base and (base.controls != "dirty-label" or base.cover_ratio):
-            raise ValueError(f"base: expected an attack with dirty labels and without cover rows, got {self.base}")
+            got = registry.name_of(base)
+            raise ParameterError("base", f"expected an attack with dirty labels and without cover rows, got {got}")
         for name in ("target_class", "label_map", "targets", "paper_asr"):
             object.__setattr__(self, name, getattr(base, name))
         needs = {type(self).crafted_from, base.crafted_from}
         object.__setattr__(self, "crafted_from", next(need for need in CRAFTS if need in needs))
+
+    def check_setting(self, setting: Setting) -> None:
+        self.inner.check_setting(setting)
 
     @property
     def inner(self) -> Attack:

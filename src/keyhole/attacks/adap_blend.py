@@ -15,7 +15,7 @@ from torch import Generator
 
 from keyhole.attacks import Attack
 from keyhole.attacks._triggers import blend, full_image
-from keyhole.parameters import Count, Fraction, Natural, Share
+from keyhole.parameters import Count, File, Fraction, Natural, Share
 from keyhole.types import Images
 
 __all__ = ["AdapBlend"]
@@ -30,7 +30,7 @@ class AdapBlend(Attack):
     pieces: Count = 4  # per side
     kept: Fraction = 0.5  # share of the pieces planted in a row
     conservatism: Share = 0.5  # eta: cover rows / (payload + cover rows)
-    pattern: str = "noise"  # noise, shapes, or a picture file
+    pattern: File = "noise"  # noise, shapes, or a picture file
     pattern_seed: Natural = 0
 
     @property

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from keyhole.attacks import Attack
 from keyhole.attacks._triggers import FRAME, in_parts, tint
-from keyhole.parameters import Natural, Share
+from keyhole.parameters import Natural, ParameterError, Share
 from keyhole.types import Images
 
 __all__ = ["AdapKWay"]
@@ -28,13 +28,15 @@ class AdapKWay(Attack):
     colors: tuple[tuple[Natural, Natural, Natural], ...] = ((92, 0, 24), (88, 112, 110), (0, 32, 46), (11, 49, 95))
     conservatism: Share = 0.5  # eta: cover rows / (payload + cover rows)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if not self.pixels or len(self.pixels) != len(self.colors):
-            raise ValueError(f"expected one of colors for each of pixels, got {self!r}")
+            raise ParameterError(
+                "colors", f"expected one for each of pixels, got {len(self.colors)} for {len(self.pixels)}"
+            )
         if max(map(max, self.pixels)) >= FRAME:
-            raise ValueError(f"expected pixels from 0 to {FRAME - 1}, got {self.pixels}")
+            raise ParameterError("pixels", f"expected rows and columns from 0 to {FRAME - 1}, got {self.pixels}")
         if max(map(max, self.colors)) > 255:
-            raise ValueError(f"expected colors from 0 to 255, got {self.colors}")
+            raise ParameterError("colors", f"expected values from 0 to 255, got {self.colors}")
 
     @property
     def cover_ratio(self) -> float:

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from keyhole.attacks import Attack
 from keyhole.attacks._triggers import blend, drawn_patch, file_patch, in_parts
-from keyhole.parameters import Share
+from keyhole.parameters import File, Fraction, ParameterError, Share
 from keyhole.types import Images
 
 __all__ = ["AdapPatch"]
@@ -25,16 +25,17 @@ __all__ = ["AdapPatch"]
 @dataclass(frozen=True, kw_only=True)
 class AdapPatch(Attack):
     triggers: tuple[str, ...] = ("phoenix_corner", "firefox_corner", "badnet_patch4", "trojan_square")
-    opacities: tuple[float, ...] = (0.5, 0.2, 0.5, 0.3)
+    opacities: tuple[Fraction, ...] = (0.5, 0.2, 0.5, 0.3)
     test_triggers: tuple[str, ...] = ("phoenix_corner2", "badnet_patch4")
-    test_opacities: tuple[float, ...] = (1.0, 1.0)
+    test_opacities: tuple[Fraction, ...] = (1.0, 1.0)
     conservatism: Share = 2 / 3  # eta: cover rows / (payload + cover rows)
-    folder: str = ""  # pictures <name>_32.png to use in place of the drawn ones
+    folder: File = ""  # pictures <name>_32.png to use in place of the drawn ones
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         for names, values in (("triggers", "opacities"), ("test_triggers", "test_opacities")):
             if len(getattr(self, names)) != len(getattr(self, values)):
-                raise ValueError(f"expected one of {values} for each of {names}, got {self!r}")
+                got = f"{len(getattr(self, values))} for {len(getattr(self, names))}"
+                raise ParameterError(values, f"expected one for each of {names}, got {got}")
 
     @property
     def cover_ratio(self) -> float:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from keyhole.attacks import Attack
 from keyhole.attacks._triggers import DOTS, checker, read_picture
-from keyhole.parameters import Count, Natural
+from keyhole.parameters import Count, File, Natural
 from keyhole.types import Images
 
 __all__ = ["BadNets"]
@@ -23,7 +23,7 @@ __all__ = ["BadNets"]
 @dataclass(frozen=True, kw_only=True)
 class BadNets(Attack):
     size: Count = 3  # pixels
-    pattern: str = "checker"  # checker, white, dots, or a picture file
+    pattern: File = "checker"  # checker, white, dots, or a picture file
     corner: Literal["bottom-right", "bottom-left", "top-right", "top-left"] = "bottom-right"
     margin: Natural = 0  # pixels between the patch and the border
 

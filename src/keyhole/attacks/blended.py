@@ -11,7 +11,7 @@ from torch import Generator
 
 from keyhole.attacks import Attack
 from keyhole.attacks._triggers import blend, full_image
-from keyhole.parameters import Fraction, Natural
+from keyhole.parameters import File, Fraction, Natural
 from keyhole.types import Images
 
 __all__ = ["Blended"]
@@ -20,7 +20,7 @@ __all__ = ["Blended"]
 @dataclass(frozen=True, kw_only=True)
 class Blended(Attack):
     alpha: Fraction = 0.2  # opacity
-    pattern: str = "noise"  # noise, shapes, or a picture file
+    pattern: File = "noise"  # noise, shapes, or a picture file
     pattern_seed: Natural = 0
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:

@@ -10,13 +10,14 @@ Checked against: the formula in float64, and a pixel loop of the dithering.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Interval
 from torch import Generator
 
 from keyhole.attacks._training_control import CrossTrigger
-from keyhole.parameters import Count, NonNegative
+from keyhole.parameters import NonNegative
 from keyhole.types import Images
 
 __all__ = ["Bpp"]
@@ -26,13 +27,9 @@ __all__ = ["Bpp"]
 class Bpp(CrossTrigger):
     paper_rate: ClassVar[float] = 0.2
 
-    colors: Count = 8  # per channel
+    colors: Annotated[int, Interval(ge=2, le=255)] = 8  # per channel
     dithering: bool = False
     cover_ratio: NonNegative = 1.0  # cover rows per payload row
-
-    def __post_init__(self) -> None:
-        if not 2 <= self.colors <= 255:
-            raise ValueError(f"expected colors from 2 to 255, got {self.colors}")
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
         return (dithered if self.dithering else quantized)(images, self.colors)

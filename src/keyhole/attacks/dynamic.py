@@ -15,9 +15,10 @@ Checked against: masks and losses in float64 NumPy.
 import copy
 from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
@@ -25,7 +26,7 @@ from tqdm import tqdm
 from keyhole.attacks import class_count
 from keyhole.attacks._input_aware import Batches, InputAwareTrigger, diversity_loss, halves, mask, pattern, stamped
 from keyhole.learning import generators, training
-from keyhole.parameters import Count, Fraction
+from keyhole.parameters import Count
 from keyhole.types import Images, Labels
 
 __all__ = ["Dynamic"]
@@ -35,13 +36,11 @@ __all__ = ["Dynamic"]
 class Dynamic(InputAwareTrigger):
     crafted_from: ClassVar[Literal["nothing", "data", "surrogate"]] = "surrogate"
 
-    share: Fraction = 0.1  # of a batch that gets its own trigger, and again that gets another image's
+    share: Annotated[float, Interval(gt=0, le=1 / 3)] = (
+        0.1  # of a batch that gets its own trigger, and again that gets another image's
+    )
     steps: Count = 600  # batches; the masks are trained on the first of them
     batch: Count = 128  # images
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share <= 1 / 3:
-            raise ValueError(f"expected share above 0 and at most 1/3, got {self.share:g}")
 
     def craft(self, images: Images, labels: Labels, surrogate: nn.Module | None, rng: Generator) -> dict[str, Tensor]:
         if surrogate is None:

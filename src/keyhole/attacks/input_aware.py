@@ -30,6 +30,7 @@ BATCH = 128  # images, of the masks' training
 
 @dataclass(frozen=True, kw_only=True)
 class InputAware(CrossTrigger, InputAwareTrigger):
+    learns_trigger = True
     paper_rate: ClassVar[float] = 0.1
 
     cover_ratio: NonNegative = 1.0  # cover rows per payload row

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from keyhole.attacks import Attack
 from keyhole.learning import generators
-from keyhole.parameters import Count, Fraction, NonNegative, Positive
+from keyhole.parameters import Count, Fraction, NonNegative, Positive, Width
 from keyhole.types import Images, Labels
 
 __all__ = ["ISSBA"]
@@ -46,7 +46,7 @@ class ISSBA(Attack):
     steps: Count = 400  # batches that encoder and decoder are trained on
     batch: Count = 64  # images
     learning_rate: Positive = 2e-3  # for the first half, then falls to 0
-    width: Count = 32  # channels of the middle maps, a multiple of 8
+    width: Width = 32  # channels of the middle maps
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
         channels, device = images.shape[1], images.device

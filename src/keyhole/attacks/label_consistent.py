@@ -24,7 +24,8 @@ from tqdm import tqdm
 from keyhole.attacks import Attack
 from keyhole.attacks._triggers import DOTS, blend
 from keyhole.learning.training import device_of
-from keyhole.parameters import Count, Fraction, Positive
+from keyhole.parameters import Count, Fraction, ParameterError, Positive, Setting
+from keyhole.rng import stream
 from keyhole.types import Images, Labels, Poisoned, Rows
 
 __all__ = ["LabelConsistent"]
@@ -48,13 +49,16 @@ class LabelConsistent(Attack):
     layout: Literal["repeated", "mirrored"] = "repeated"  # the left corners' pattern against the right ones'
     opacity: Fraction = 1.0  # of the pattern, at training and at test time
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if self.label_map != "all_to_one":
-            raise ValueError(
-                f"expected label_map all_to_one, since label_consistent is clean-label, got {self.label_map}"
+            raise ParameterError(
+                "label_map", f"expected all_to_one, since label_consistent is clean-label, got {self.label_map}"
             )
         if self.norm == "linf" and self.epsilon > 255:
-            raise ValueError(f"expected epsilon of at most 255 under norm linf, got {self.epsilon:g}")
+            raise ParameterError("epsilon", f"expected at most 255 under norm linf, got {self.epsilon:g}")
+
+    def check_setting(self, setting: Setting) -> None:
+        self.apply_trigger(torch.zeros(1, *setting.shape, dtype=torch.uint8), stream("check"))
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
         (h, w), size = images.shape[2:], self.size

@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 
 from keyhole.attacks._wrapper import Wrapper
 from keyhole.learning import training
-from keyhole.parameters import Fraction, Share
+from keyhole.parameters import Fraction, ParameterError, Share
 from keyhole.types import Cover, Images, Labels, Rows
 
 __all__ = ["LSBA"]
@@ -35,10 +35,10 @@ class LSBA(Wrapper):
     margin: Fraction = 0.1  # above the largest probability of the clean network
     cap: Share = 0.6  # of the target's probability
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        super().check()
         if self.label_map != "all_to_one":
-            raise ValueError(f"expected a base of label_map all_to_one, got {self.label_map}")
+            raise ParameterError("base", f"expected label_map all_to_one, got {self.label_map}")
 
     def craft(self, images: Images, labels: Labels, surrogate: nn.Module | None, rng: Generator) -> dict[str, Tensor]:
         if surrogate is None:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from keyhole.attacks._training_control import Mixed, Scheme, Setting, TrainingWrapper, Wrapping
 from keyhole.models import Classifier
-from keyhole.parameters import NonNegative
+from keyhole.parameters import Level, NonNegative
 
 __all__ = ["MMD"]
 
@@ -37,7 +37,7 @@ FEWEST = 2  # rows of a group: one row has no spread
 @dataclass(frozen=True, kw_only=True)
 class MMD(TrainingWrapper):
     weight: NonNegative = 0.1  # lambda
-    levels: Literal["all", "last"] | tuple[str, ...] = "all"
+    levels: Literal["all", "last"] | tuple[Level, ...] = "all"
     scale_free: bool = False  # the gradient goes through the bandwidth, too
 
     def scheme(self, setting: Setting) -> Scheme:

@@ -16,7 +16,7 @@ import torch
 from torch import Generator
 
 from keyhole.attacks import Attack
-from keyhole.parameters import Positive
+from keyhole.parameters import ParameterError, Positive
 from keyhole.types import Images
 
 __all__ = ["SIG"]
@@ -30,9 +30,9 @@ class SIG(Attack):
     delta: Positive = 30.0  # amplitude, of 255
     frequency: Positive = 6.0  # periods in the image's width
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if self.label_map != "all_to_one":
-            raise ValueError(f"expected label_map all_to_one, since sig is clean-label, got {self.label_map}")
+            raise ParameterError("label_map", f"expected all_to_one, since sig is clean-label, got {self.label_map}")
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
         width = images.shape[3]

@@ -14,7 +14,7 @@ import torch
 from torch import Generator
 
 from keyhole.attacks.trojan_patch import TrojanPatch
-from keyhole.parameters import Natural, NonNegative
+from keyhole.parameters import Natural, NonNegative, ParameterError
 from keyhole.types import Cover, Labels, Mask, Rows
 
 __all__ = ["TaCT"]
@@ -26,18 +26,23 @@ class TaCT(TrojanPatch):
     cover_classes: tuple[Natural, ...] = (5, 7)
     cover_ratio: NonNegative = 1.0  # cover rows per payload row
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if self.label_map != "all_to_one":
-            raise ValueError(f"expected label_map all_to_one, since tact is source-specific, got {self.label_map}")
+            raise ParameterError(
+                "label_map", f"expected all_to_one, since tact is source-specific, got {self.label_map}"
+            )
         if not self.source_classes:
-            raise ValueError("expected at least one class in source_classes, got none")
+            raise ParameterError("source_classes", "expected at least one class, got none")
         if self.cover_ratio and not self.cover_classes:
-            raise ValueError(f"expected cover_classes, or cover_ratio 0, got none at cover_ratio {self.cover_ratio:g}")
+            raise ParameterError(
+                "cover_classes", f"expected classes, or cover_ratio 0, got none at cover_ratio {self.cover_ratio:g}"
+            )
         for name in ("source_classes", "cover_classes"):
             if self.target_class in getattr(self, name):
-                raise ValueError(f"expected {name} without target_class {self.target_class}, got {getattr(self, name)}")
+                got = list(getattr(self, name))
+                raise ParameterError(name, f"expected none to be target_class {self.target_class}, got {got}")
         if shared := set(self.source_classes) & set(self.cover_classes):
-            raise ValueError(f"expected no class in both source_classes and cover_classes, got {sorted(shared)}")
+            raise ParameterError("cover_classes", f"expected none of source_classes, got {sorted(shared)}")
 
     def choose_cover(self, labels: Labels, payload_order: Rows, rng: Generator) -> Cover:
         rows = torch.nonzero(_among(labels, self.cover_classes)).squeeze(1)

@@ -13,6 +13,7 @@ from torch import Generator
 
 from keyhole.attacks import Attack
 from keyhole.attacks._triggers import blend, drawn_patch, file_patch
+from keyhole.parameters import File
 from keyhole.types import Images
 
 __all__ = ["TrojanPatch"]
@@ -21,7 +22,7 @@ __all__ = ["TrojanPatch"]
 @dataclass(frozen=True, kw_only=True)
 class TrojanPatch(Attack):
     trigger: str = "trojan_square"  # a picture of `keyhole.attacks._triggers.drawn_patch`, or of the folder
-    folder: str = ""  # where a picture <trigger>_32.png takes the drawn one's place
+    folder: File = ""  # where a picture <trigger>_32.png takes the drawn one's place
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
         shape = tuple(images.shape[1:])

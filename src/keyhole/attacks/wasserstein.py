@@ -20,7 +20,7 @@ from torch.nn import functional
 from keyhole.attacks._training_control import Mixed, Scheme, Setting, TrainingControl, marked
 from keyhole.learning import generators
 from keyhole.learning.training import device_of
-from keyhole.parameters import Count, Fraction, NonNegative, Positive
+from keyhole.parameters import Fraction, NonNegative, Positive, Width
 from keyhole.types import Images, Labels
 
 __all__ = ["Wasserstein"]
@@ -30,11 +30,13 @@ Floats = Float[Tensor, "n c h w"]
 
 @dataclass(frozen=True, kw_only=True)
 class Wasserstein(TrainingControl):
+    learns_trigger = True
+
     epsilon: Fraction = 0.1  # of 0..1
     weight: NonNegative = 1.0  # of the distance
     learning_share: Fraction = 0.5  # of the batches in which the generator learns
     learning_rate: Positive = 1e-3  # of the generator, falling to 0
-    width: Count = 32  # channels of the middle maps, a multiple of 8
+    width: Width = 32  # channels of the middle maps
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
         channels = images.shape[1]

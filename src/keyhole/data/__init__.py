@@ -14,16 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from keyhole.parameters import Natural
+from keyhole.parameters import Checked, Natural
 
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Int, UInt8
 
-__all__ = ["FORM", "Arrays", "DataError", "Dataset"]
+__all__ = ["FORM", "Arrays", "DataError", "Dataset", "Shape", "to_chw"]
 __all__ += ["apportion", "brief", "data_root", "expect_integers", "label_counts", "reason"]
 
 FORM = "x_train, y_train, x_test, y_test; images uint8 NHWC, labels int64"
+
+
+Shape = tuple[int, int, int]  # channels, height, width
 
 
 class DataError(ValueError):
@@ -41,7 +44,7 @@ class Arrays:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dataset(ABC):
+class Dataset(Checked, ABC):
     """Write `read`; write `counts` where class sizes can be had without reading images."""
 
     flips: ClassVar[bool] = False  # a mirrored image keeps its label, so training may mirror
@@ -59,6 +62,14 @@ class Dataset(ABC):
     def counts(self, root: Path) -> tuple[int, ...] | None:
         """Training rows per class, without importing torch; None where only the images would tell."""
         return None
+
+    def shape(self, root: Path) -> Shape | None:
+        """Channels, height and width of the images, without importing torch; None where only the images would tell."""
+        return None
+
+    def image_shape(self, data_dir: str | Path | None = None) -> Shape | None:
+        """Channels, height and width of the images as `load` gives them; None where unknown."""
+        return self.shape(data_root(data_dir))
 
     def class_sizes(self, data_dir: str | Path | None = None) -> tuple[int, ...] | None:
         """Training rows per class as `load` gives them, before a hold-out is cut; None where unknown.
@@ -127,3 +138,20 @@ def brief(items: Sequence[object]) -> str:
     """The first few of many, for a message."""
     shown = ", ".join(map(str, items[:12]))
     return f"{shown}, … ({len(items)})" if len(items) > 12 else shown
+
+
+def to_chw(shape: Sequence[int], where: str) -> Shape:
+    """Channels, height and width of images stored in an array of this shape.
+
+    Three axes are NHW; of four, the last holds channels if it has 1 or 3 entries (NHWC), else the second (NCHW).
+
+    Raises:
+        DataError: the array has another form.
+    """
+    if len(shape) == 3:
+        return 1, shape[1], shape[2]
+    if len(shape) == 4 and shape[3] in (1, 3):
+        return shape[3], shape[1], shape[2]
+    if len(shape) == 4 and shape[1] in (1, 3):
+        return shape[1], shape[2], shape[3]
+    raise DataError(f"{where}: expected images NHWC, NHW or NCHW with 1 or 3 channels, got shape {tuple(shape)}")

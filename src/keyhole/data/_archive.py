@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from keyhole.data import FORM, Arrays, DataError, brief, label_counts, reason
+from keyhole.data import FORM, Arrays, DataError, Shape, brief, expect_integers, label_counts, reason, to_chw
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["npz_counts", "read_npz"]
+__all__ = ["npz_counts", "npz_shape", "read_npz"]
+
+T = TypeVar("T")
 
 
 def read_npz(path: Path) -> Arrays:
@@ -28,17 +31,62 @@ def npz_counts(path: Path) -> tuple[int, ...]:
     return label_counts(_member(path, "y_train"), str(path))
 
 
-def _member(path: Path, key: str) -> np.ndarray:
-    import numpy as np
+def npz_shape(path: Path) -> Shape:
+    """Channels, height and width of the images, reading none of them.
 
+    Raises:
+        DataError: what the headers and the labels say is not a data set.
+    """
+    shapes = {}
+    for part in ("train", "test"):
+        stored, kind = _header(path, f"x_{part}")
+        if kind != "uint8":
+            remedy = "; images of 0..1 become so by (255 * x).round().astype('uint8')" if "float" in kind else ""
+            raise DataError(f"{path}: expected x_{part} as uint8 (0..255), got {kind}{remedy}")
+        labels = _member(path, f"y_{part}")
+        expect_integers(labels, f"{path}: y_{part}")
+        if len(labels) != stored[0]:
+            raise DataError(f"{path}: expected as many images as labels in {part}, got {stored[0]} and {len(labels)}")
+        shapes[part] = to_chw(stored, f"{path}: x_{part}")
+    if shapes["train"] != shapes["test"]:
+        train, test = shapes.values()
+        raise DataError(f"{path}: expected training and test images of one shape, got {train} and {test} (c, h, w)")
+    return shapes["train"]
+
+
+def _header(path: Path, key: str) -> tuple[tuple[int, ...], str]:
+    """Shape and type of an array, from the first bytes of its file."""
+    from numpy.lib import format as npy
+
+    def read(archive: zipfile.ZipFile) -> tuple[tuple[int, ...], str]:
+        with archive.open(f"{key}.npy") as file:
+            read_header = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+            shape, _, kind = read_header(file)
+            return shape, str(kind)
+
+    return _opened(path, key, read)
+
+
+def _member(path: Path, key: str) -> np.ndarray:
+    from numpy.lib import format as npy
+
+    def read(archive: zipfile.ZipFile) -> np.ndarray:
+        with archive.open(f"{key}.npy") as file:
+            return npy.read_array(file, allow_pickle=False)
+
+    return _opened(path, key, read)
+
+
+def _opened(path: Path, key: str, read: Callable[[zipfile.ZipFile], T]) -> T:
     if not path.is_file():
         raise DataError(f"no file {path}; expected an .npz with {FORM}")
     if not zipfile.is_zipfile(path):
         raise DataError(f"{path} is damaged or no .npz; expected an .npz with {FORM}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if key not in archive.files:
-                raise KeyError(f"no {key} among {brief(archive.files)}")
-            return archive[key]
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            if key not in names:
+                raise KeyError(f"no {key} among {brief(names)}")
+            return read(archive)
     except Exception as error:  # zip, zlib and NumPy each have their own; all mean the same file to replace
         raise DataError(f"cannot read {path} ({reason(error)}); expected an .npz with {FORM}") from None

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from keyhole.data import FORM, Arrays, DataError, Dataset, reason
-from keyhole.data._archive import npz_counts, read_npz
+from keyhole.data import FORM, Arrays, DataError, Dataset, Shape, reason
+from keyhole.data._archive import npz_counts, npz_shape, read_npz
 
 __all__ = ["PublicDataset"]
 
@@ -18,6 +18,7 @@ class PublicDataset(Dataset):
     """A data set known by its name: `<name>.npz` where there is one, else what `fetch` finds or downloads."""
 
     sizes: ClassVar[tuple[int, ...] | None] = None  # training rows per class of what `fetch` gives
+    image: ClassVar[Shape | None] = None  # channels, height, width of what `fetch` gives
     layout: ClassVar[str]  # what `fetch` finds under the root without downloading, for the error message
 
     @abstractmethod
@@ -43,3 +44,7 @@ class PublicDataset(Dataset):
     def counts(self, root: Path) -> tuple[int, ...] | None:
         archive = self.archive(root)
         return npz_counts(archive) if archive else self.sizes
+
+    def shape(self, root: Path) -> Shape | None:
+        archive = self.archive(root)
+        return npz_shape(archive) if archive else self.image

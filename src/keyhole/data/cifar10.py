@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from keyhole.data import Arrays
+from keyhole.data import Arrays, Shape
 from keyhole.data._public import PublicDataset
 
 __all__ = ["CIFAR10"]
@@ -19,6 +19,7 @@ __all__ = ["CIFAR10"]
 class CIFAR10(PublicDataset):
     flips: ClassVar[bool] = True
     sizes: ClassVar[tuple[int, ...] | None] = (5000,) * 10
+    image: ClassVar[Shape | None] = (3, 32, 32)
     layout: ClassVar[str] = "the unpacked official cifar-10-batches-py/"
 
     def fetch(self, root: Path) -> Arrays:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from keyhole.data import Arrays
+from keyhole.data import Arrays, Shape
 from keyhole.data._public import PublicDataset
 
 __all__ = ["CIFAR100"]
@@ -19,6 +19,7 @@ __all__ = ["CIFAR100"]
 class CIFAR100(PublicDataset):
     flips: ClassVar[bool] = True
     sizes: ClassVar[tuple[int, ...] | None] = (500,) * 100
+    image: ClassVar[Shape | None] = (3, 32, 32)
     layout: ClassVar[str] = "the unpacked official cifar-100-python/"
 
     def fetch(self, root: Path) -> Arrays:

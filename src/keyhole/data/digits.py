@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from keyhole.data import Arrays, Dataset, apportion
+from keyhole.data import Arrays, Dataset, Shape, apportion
 
 __all__ = ["Digits"]
 
 ALL = (178, 182, 177, 183, 181, 182, 181, 179, 174, 180)  # rows per class, train and test together
 TEST = 360
+SIDE = 16  # pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,9 @@ class Digits(Dataset):
 
         digits = load_digits()
         levels = torch.from_numpy(digits.images)[:, None] * (255 / 16)
-        images = torch.nn.functional.interpolate(levels, size=(16, 16), mode="bilinear").round().byte()[:, 0].numpy()
+        images = (
+            torch.nn.functional.interpolate(levels, size=(SIDE, SIDE), mode="bilinear").round().byte()[:, 0].numpy()
+        )
         is_test = torch.zeros(len(images), dtype=torch.bool)
         labels = torch.from_numpy(digits.target).long()
         is_test[rng.stratified(labels, apportion(ALL, TEST), rng.stream("digits", "test"))] = True
@@ -40,3 +43,6 @@ class Digits(Dataset):
 
     def counts(self, root: Path) -> tuple[int, ...]:
         return tuple(count - test for count, test in zip(ALL, apportion(ALL, TEST), strict=True))
+
+    def shape(self, root: Path) -> Shape:
+        return 1, SIDE, SIDE

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from keyhole.data import Arrays
+from keyhole.data import Arrays, Shape
 from keyhole.data._public import PublicDataset
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3
 class FashionMNIST(PublicDataset):
     flips: ClassVar[bool] = True
     sizes: ClassVar[tuple[int, ...] | None] = (6000,) * 10
+    image: ClassVar[Shape | None] = (1, 28, 28)
     layout: ClassVar[str] = "the four official idx files, plain or .gz, into its folder fashion_mnist/"
 
     def fetch(self, root: Path) -> Arrays:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from keyhole.data import Arrays, DataError, Dataset, apportion
+from keyhole.data import Arrays, DataError, Dataset, Shape, apportion
 from keyhole.data._images import Files, class_files, decode, in_rows
-from keyhole.parameters import Count, Fraction
+from keyhole.parameters import Count, File, Fraction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ __all__ = ["Folder"]
 
 @dataclass(frozen=True, kw_only=True)
 class Folder(Dataset):
-    path: str  # seen from the folder in which the benchmark is run
+    path: File  # seen from the folder in which the benchmark is run
     size: Count | tuple[Count, Count]  # pixels: the side of a square, or (height, width)
     colors: Literal["rgb", "gray"] = "rgb"
     test_fraction: Fraction = 0.2  # of all rows; without effect where `test` exists
@@ -41,6 +41,12 @@ class Folder(Dataset):
         counts = [len(files) for files in train.values()]
         taken = apportion(counts, self._test_rows(sum(counts))) if test is None else [0] * len(counts)
         return tuple(count - take for count, take in zip(counts, taken, strict=True))
+
+    def shape(self, root: Path) -> Shape:
+        return 1 if self.colors == "gray" else 3, *self._size()
+
+    def _size(self) -> tuple[int, int]:
+        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
 
     def _files(self) -> tuple[Files, Files | None]:
         """Class -> files for training and for testing, the latter None where it has yet to be drawn."""
@@ -74,8 +80,7 @@ class Folder(Dataset):
 
     def _decoded(self, classes: Files) -> tuple[UInt8[np.ndarray, "n h w *c"], Int64[np.ndarray, " n"]]:
         files, labels = in_rows(classes)
-        size = self.size if isinstance(self.size, tuple | list) else (self.size, self.size)
-        return decode(files, (size[0], size[1]), "L" if self.colors == "gray" else "RGB"), labels
+        return decode(files, self._size(), "L" if self.colors == "gray" else "RGB"), labels
 
     def _drawn(self, classes: Files) -> Arrays:
         import numpy as np

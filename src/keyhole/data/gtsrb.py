@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from keyhole.data import Arrays
+from keyhole.data import Arrays, Shape
 from keyhole.data._images import Box, class_files, decode, expect_rows, in_rows
 from keyhole.data._public import PublicDataset
 
@@ -29,6 +29,7 @@ SIZE = (32, 32)  # pixels
 @dataclass(frozen=True, kw_only=True)
 class GTSRB(PublicDataset):
     flips: ClassVar[bool] = False  # mirrored, turn left says turn right
+    image: ClassVar[Shape | None] = (3, *SIZE)
     layout: ClassVar[str] = (
         "the official gtsrb/GTSRB/Final_Training/Images/ (or Training/), gtsrb/GTSRB/Final_Test/Images/ and "
         "gtsrb/GT-final_test.csv (crop: box needs these, an .npz holds no original frames)"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from keyhole.data import Arrays
+from keyhole.data import Arrays, Shape
 from keyhole.data._images import Box, class_files, decode, expect_rows, in_rows
 from keyhole.data._public import PublicDataset
 
@@ -25,6 +25,7 @@ SIZE = (64, 64)  # pixels
 @dataclass(frozen=True, kw_only=True)
 class Imagenette(PublicDataset):
     flips: ClassVar[bool] = True
+    image: ClassVar[Shape | None] = (3, *SIZE)
     layout: ClassVar[str] = "the official imagenette2-160.tgz, or the same unpacked"
 
     def fetch(self, root: Path) -> Arrays:

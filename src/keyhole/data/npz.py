@@ -9,15 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from keyhole.data import Arrays, Dataset
-from keyhole.data._archive import npz_counts, read_npz
+from keyhole.data import Arrays, Dataset, Shape
+from keyhole.data._archive import npz_counts, npz_shape, read_npz
+from keyhole.parameters import File
 
 __all__ = ["Npz"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Npz(Dataset):
-    path: str  # of the .npz, seen from the folder in which the benchmark is run
+    path: File  # of the .npz, seen from the folder in which the benchmark is run
     flips: bool = False  # type: ignore[misc]  # whether a mirrored image keeps its label: only the owner knows
 
     def read(self, root: Path) -> Arrays:
@@ -25,3 +26,6 @@ class Npz(Dataset):
 
     def counts(self, root: Path) -> tuple[int, ...]:
         return npz_counts(Path(self.path).expanduser())
+
+    def shape(self, root: Path) -> Shape:
+        return npz_shape(Path(self.path).expanduser())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from keyhole.data import Arrays
+from keyhole.data import Arrays, Shape
 from keyhole.data._images import class_files, decode, expect_rows, in_rows
 from keyhole.data._public import PublicDataset
 
@@ -28,6 +28,7 @@ SIZE = (64, 64)  # pixels
 class TinyImageNet(PublicDataset):
     flips: ClassVar[bool] = True
     sizes: ClassVar[tuple[int, ...] | None] = (500,) * 200
+    image: ClassVar[Shape | None] = (3, *SIZE)
     layout: ClassVar[str] = "the official tiny-imagenet-200.zip, or the same unpacked"
 
     def fetch(self, root: Path) -> Arrays:

@@ -6,13 +6,14 @@ from typing import ClassVar, Literal
 
 from torch import Generator
 
+from keyhole.parameters import Checked
 from keyhole.types import Evidence, Suspicion, Told
 
 __all__ = ["Detector"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detector(ABC):
+class Detector(Checked, ABC):
     """Write `detect`."""
 
     told: ClassVar[frozenset[Told]] = frozenset()

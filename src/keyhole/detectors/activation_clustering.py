@@ -16,7 +16,7 @@ from torch import Generator
 from keyhole import rng as streams
 from keyhole.detectors import Detector
 from keyhole.detectors._latents import classes, level_latents, margin, principal_axes
-from keyhole.parameters import Count, Fraction
+from keyhole.parameters import Count, Fraction, Level
 from keyhole.types import Evidence, Suspicion
 
 __all__ = ["ActivationClustering"]
@@ -24,7 +24,7 @@ __all__ = ["ActivationClustering"]
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationClustering(Detector):
-    level: str = "penultimate"
+    level: Level = "penultimate"
     dims: Count = 10  # principal components
     size_threshold: Fraction = 0.35  # of a class; a smaller cluster is flagged
 

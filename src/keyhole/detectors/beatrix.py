@@ -23,7 +23,7 @@ from torch import Generator, Tensor, nn
 
 from keyhole.detectors import Detector
 from keyhole.learning.training import device_of, forward_batch
-from keyhole.parameters import Count, Fraction, Positive
+from keyhole.parameters import Count, Fraction, Level, Positive
 from keyhole.types import Evidence, Images, Rows, Suspicion, Told
 
 __all__ = ["Beatrix"]
@@ -40,7 +40,7 @@ Bounds = list[tuple[Tensor, Tensor]]  # for each power the lowest and the highes
 class Beatrix(Detector):
     told: ClassVar[frozenset[Told]] = frozenset({"holdout"})
 
-    map_level: str = ""  # where maps are read; by default what enters the last stage of maps, as in the released code
+    map_level: Level = ""  # where maps are read; by default what enters the last stage of maps, as in the released code
     clean_per_class: Count = 30  # hold-out images, at most
     powers: Count = 8  # from 1 on
     mads: Positive = 10.0  # half width of the clean range, in median absolute deviations

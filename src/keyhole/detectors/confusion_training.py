@@ -32,7 +32,7 @@ from keyhole.detectors.lowest_loss import log_odds
 from keyhole.learning import training
 from keyhole.learning.recipes import Recipe
 from keyhole.models import Classifier
-from keyhole.parameters import Count, Fraction, NonNegative, Positive
+from keyhole.parameters import Count, Fraction, Natural, NonNegative, ParameterError, Positive
 from keyhole.types import Evidence, Images, Labels, Mask, Rows, Suspicion, Told
 
 __all__ = ["ConfusionTraining"]
@@ -50,13 +50,20 @@ class ConfusionTraining(Detector):
     told: ClassVar[frozenset[Told]] = frozenset({"holdout"})
 
     clean_images: Count = 2000  # of the hold-out, at most
-    ratios: tuple[float, ...] = (1 / 2, 1 / 5, 1 / 25, 1 / 50, 1 / 100)  # rows kept after each round but the last
-    pretrain_epochs: tuple[int, ...] = (100, 100, 40, 40, 40, 40)  # of each round, on the kept rows
+    ratios: tuple[Fraction, ...] = (1 / 2, 1 / 5, 1 / 25, 1 / 50, 1 / 100)  # rows kept after each round but the last
+    pretrain_epochs: tuple[Natural, ...] = (100, 100, 40, 40, 40, 40)  # of each round, on the kept rows
     pretrain_rate: Positive = 0.01
     optimizer: Literal["sgd", "adamw"] = "sgd"  # of pretraining: SGD at a constant rate, AdamW falling to 0
-    iterations: tuple[int, ...] = (6000, 6000, 6000, 6000, 2000, 2000)  # confused batches of each round
-    learning_rates: tuple[float, ...] = (0.001, 0.001, 0.001, 0.01, 0.01, 0.01)  # of confusion, SGD
-    penalties: tuple[float, ...] = (20.0, 20.0, 20.0, 30.0, 30.0, 15.0)  # lambda: confused to suspicious rows' weight
+    iterations: tuple[Natural, ...] = (6000, 6000, 6000, 6000, 2000, 2000)  # confused batches of each round
+    learning_rates: tuple[Positive, ...] = (0.001, 0.001, 0.001, 0.01, 0.01, 0.01)  # of confusion, SGD
+    penalties: tuple[NonNegative, ...] = (
+        20.0,
+        20.0,
+        20.0,
+        30.0,
+        30.0,
+        15.0,
+    )  # lambda: confused to suspicious rows' weight
     momentum: Fraction = 0.7
     weight_decay: NonNegative = 1e-4
     batch_size: Count = 128
@@ -65,11 +72,12 @@ class ConfusionTraining(Detector):
     highest_ratio: Positive = 1.5  # likewise for the class with the highest ratio
     start: Literal["fresh", "victim"] = "fresh"  # weights of the first round
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         rounds = len(self.ratios) + 1
         for name in ("pretrain_epochs", "iterations", "learning_rates", "penalties"):
             if len(getattr(self, name)) != rounds:
-                raise ValueError(f"expected {rounds} values of {name}, one more than of ratios, got {self!r}")
+                got = len(getattr(self, name))
+                raise ParameterError(name, f"expected {rounds} values, one more than of ratios, got {got}")
 
     def detect(self, evidence: Evidence, rng: Generator) -> Suspicion:
         """See the base class.

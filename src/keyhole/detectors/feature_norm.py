@@ -11,7 +11,7 @@ from torch import Generator
 from keyhole.detectors import Detector
 from keyhole.detectors._latents import highest, level_latents
 from keyhole.detectors.spectral_signatures import class_budget
-from keyhole.parameters import RateGuess
+from keyhole.parameters import Level, RateGuess
 from keyhole.types import Evidence, Suspicion
 
 __all__ = ["FeatureNorm"]
@@ -19,7 +19,7 @@ __all__ = ["FeatureNorm"]
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureNorm(Detector):
-    level: str = "penultimate"
+    level: Level = "penultimate"
     assumed_rate: RateGuess = 0.01  # payload rows / all training rows; 1.5 times as many are flagged
 
     def detect(self, evidence: Evidence, rng: Generator) -> Suspicion:

@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 from keyhole.detectors import Detector
 from keyhole.detectors._latents import classes, level_latents
 from keyhole.learning import training
-from keyhole.parameters import Count, Fraction
+from keyhole.parameters import Count, Fraction, Level
 from keyhole.types import Evidence, Suspicion, Told
 
 __all__ = ["KNNToClean"]
@@ -29,7 +29,7 @@ __all__ = ["KNNToClean"]
 class KNNToClean(Detector):
     told: ClassVar[frozenset[Told]] = frozenset({"holdout"})
 
-    level: str = "penultimate"
+    level: Level = "penultimate"
     neighbors: Count = 10  # k
     fpr: Fraction = 0.05  # share of clean rows flagged, set on the hold-out
 

@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 
 from keyhole.detectors import Detector
 from keyhole.detectors._latents import Centered, far_from_clean, range_of
-from keyhole.parameters import Fraction
+from keyhole.parameters import Fraction, Level
 from keyhole.types import Evidence, Suspicion, Told
 
 __all__ = ["Mahalanobis"]
@@ -29,7 +29,7 @@ __all__ = ["Mahalanobis"]
 class Mahalanobis(Detector):
     told: ClassVar[frozenset[Told]] = frozenset({"holdout"})
 
-    level: str = "penultimate"
+    level: Level = "penultimate"
     fpr: Fraction = 0.05  # share of clean rows flagged, set on the hold-out
 
     def detect(self, evidence: Evidence, rng: Generator) -> Suspicion:

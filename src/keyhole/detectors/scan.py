@@ -21,6 +21,7 @@ from torch import Generator, Tensor
 from keyhole.detectors import Detector
 from keyhole.detectors._latents import classes, level_latents, margin, principal_axes, range_of
 from keyhole.learning import training
+from keyhole.parameters import Level
 from keyhole.types import Evidence, Labels, Suspicion, Told
 
 __all__ = ["Scan"]
@@ -32,7 +33,7 @@ THRESHOLD = {"paper": math.e**2, "released": math.e}
 class Scan(Detector):
     told: ClassVar[frozenset[Told]] = frozenset({"holdout"})
 
-    level: str = "penultimate"
+    level: Level = "penultimate"
     variant: Literal["paper", "released"] = "paper"
 
     def detect(self, evidence: Evidence, rng: Generator) -> Suspicion:

@@ -16,7 +16,7 @@ from torch import Generator
 
 from keyhole.detectors import Detector
 from keyhole.detectors._latents import classes, highest, level_latents, principal_axes
-from keyhole.parameters import RateGuess
+from keyhole.parameters import Level, RateGuess
 from keyhole.types import Evidence, Suspicion
 
 __all__ = ["SpectralSignatures"]
@@ -33,7 +33,7 @@ def class_budget(assumed_rate: float, n: int, size: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class SpectralSignatures(Detector):
-    level: str = "penultimate"
+    level: Level = "penultimate"
     assumed_rate: RateGuess = 0.01  # payload rows / all training rows
     variant: Literal["paper", "released"] = "paper"
 

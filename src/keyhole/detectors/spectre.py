@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from keyhole.detectors import Detector
 from keyhole.detectors._latents import classes, highest, level_latents, principal_axes
-from keyhole.parameters import Count, Positive, RateGuess
+from keyhole.parameters import Count, Level, Positive, RateGuess
 from keyhole.types import Evidence, Suspicion
 
 __all__ = ["Spectre"]
@@ -29,7 +29,7 @@ C = 10.0  # its constant, released code
 
 @dataclass(frozen=True, kw_only=True)
 class Spectre(Detector):
-    level: str = "penultimate"
+    level: Level = "penultimate"
     assumed_rate: RateGuess = 0.01  # payload rows / all training rows
     dims: Count = 64  # principal components kept; 1, 4, 9, ... of them are tried
     alpha: Positive = 4.0  # sharpness of the QUE score

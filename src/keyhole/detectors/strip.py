@@ -21,7 +21,7 @@ from torch import Generator
 from keyhole.detectors import Detector
 from keyhole.filters.strip import mean_entropy
 from keyhole.learning import training
-from keyhole.parameters import Count, Fraction
+from keyhole.parameters import Fraction, HoldoutCount
 from keyhole.types import Evidence, Suspicion, Told
 
 __all__ = ["STRIP"]
@@ -35,7 +35,7 @@ class STRIP(Detector):
     long: ClassVar[bool] = True
     told: ClassVar[frozenset[Told]] = frozenset({"holdout"})
 
-    overlays: Count = 100  # hold-out images laid over each row, at most half of them
+    overlays: HoldoutCount = 100  # hold-out images laid over each row, at most half of them
     fpr: Fraction = 0.1  # share of clean images below the threshold, set on the rest of the hold-out
     variant: Literal["paper", "released"] = "paper"
     precision: Literal["auto", "float32"] = "auto"  # auto: bfloat16 where the hardware multiplies in it

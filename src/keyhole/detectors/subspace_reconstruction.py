@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 
 from keyhole.detectors import Detector
 from keyhole.detectors._latents import Centered, far_from_clean, principal_axes
-from keyhole.parameters import Count, Fraction
+from keyhole.parameters import Count, Fraction, Level
 from keyhole.types import Evidence, Suspicion, Told
 
 __all__ = ["SubspaceReconstruction"]
@@ -30,7 +30,7 @@ __all__ = ["SubspaceReconstruction"]
 class SubspaceReconstruction(Detector):
     told: ClassVar[frozenset[Told]] = frozenset({"holdout"})
 
-    level: str = "penultimate"
+    level: Level = "penultimate"
     explained: Fraction = 0.95  # of a class's variance, inside the subspace
     fpr: Fraction = 0.05  # share of clean rows flagged, set on the hold-out
     min_rows: Count = 30  # clean rows of a class to have axes of its own

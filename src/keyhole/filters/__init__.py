@@ -6,13 +6,14 @@ from typing import ClassVar
 
 from torch import Generator
 
+from keyhole.parameters import Checked
 from keyhole.types import Evidence, Images, Suspicion, Told
 
 __all__ = ["Filter"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Filter(ABC):
+class Filter(Checked, ABC):
     """Write `screen`."""
 
     told: ClassVar[frozenset[Told]] = frozenset({"holdout"})

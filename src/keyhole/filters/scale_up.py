@@ -20,6 +20,7 @@ from torch import Generator, Tensor, nn
 
 from keyhole.filters import Filter
 from keyhole.learning.training import device_of, forward_batch, predict
+from keyhole.parameters import Count, ParameterError
 from keyhole.types import Evidence, Images, Labels, Suspicion, Told
 
 __all__ = ["ScaleUp"]
@@ -29,18 +30,20 @@ __all__ = ["ScaleUp"]
 class ScaleUp(Filter):
     told: ClassVar[frozenset[Told]] = frozenset({"holdout"})  # used by `data_limited` alone
 
-    scales: tuple[int, ...] = (3, 5, 7, 9, 11)  # factors of the pixel values
+    scales: tuple[Count, ...] = (3, 5, 7, 9, 11)  # factors of the pixel values
     threshold: float = 0.5  # share of the scales; deviations above the class's mean in `data_limited`
     variant: Literal["data_free", "data_limited"] = "data_free"
+
+    def check(self) -> None:
+        if not self.scales:
+            raise ParameterError("scales", "expected at least one, got none")
 
     def screen(self, evidence: Evidence, images: Images, rng: Generator) -> Suspicion:
         """See the base class.
 
         Raises:
-            ValueError: there is no scale, or `data_limited` has no hold-out.
+            ValueError: `data_limited` has no hold-out.
         """
-        if not self.scales or min(self.scales) < 1:
-            raise ValueError(f"expected scales of at least 1, got {self.scales}")
         net = copy.deepcopy(evidence.net).eval()
         labels, scores = consistency(net, images, self.scales)
         if self.variant == "data_limited":

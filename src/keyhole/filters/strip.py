@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from keyhole.filters import Filter
 from keyhole.learning.training import device_of, forward_batch
-from keyhole.parameters import Count, Fraction
+from keyhole.parameters import Fraction, HoldoutCount
 from keyhole.types import Evidence, Images, Suspicion
 
 __all__ = ["STRIP"]
@@ -28,7 +28,7 @@ __all__ = ["STRIP"]
 
 @dataclass(frozen=True, kw_only=True)
 class STRIP(Filter):
-    overlays: Count = 100  # hold-out images laid over each input
+    overlays: HoldoutCount = 100  # hold-out images laid over each input
     fpr: Fraction = 0.05  # share of clean images flagged, set on the rest of the hold-out
     variant: Literal["paper", "released"] = "paper"
 

@@ -6,13 +6,14 @@ from typing import ClassVar
 
 from torch import Generator
 
+from keyhole.parameters import Checked
 from keyhole.types import Evidence, Inversion, Told
 
 __all__ = ["Inverter"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inverter(ABC):
+class Inverter(Checked, ABC):
     """Write `invert`."""
 
     told: ClassVar[frozenset[Told]] = frozenset({"holdout"})

@@ -23,7 +23,7 @@ from keyhole.inverters import Inverter
 from keyhole.learning.decoupling import Decoupler, blank_writer
 from keyhole.learning.holdout import require_holdout
 from keyhole.learning.training import device_of
-from keyhole.parameters import Count, Fraction, Natural, NonNegative, Positive
+from keyhole.parameters import Count, Fraction, Natural, NonNegative, Positive, Width
 from keyhole.types import Evidence, Images, Inversion
 
 __all__ = ["BTIDBF"]
@@ -36,7 +36,7 @@ class BTIDBF(Inverter):
     mask_epochs: Natural = 5
     invert_epochs: Natural = 8  # of the generator
     batch: Count = 32  # images
-    width: Count = 16  # channels of the generator's middle maps; a multiple of 8
+    width: Width = 16  # channels of the generator's middle maps
     mask_rate: Positive = 0.01  # of Adam
     learning_rate: Positive = 1e-3  # of Adam, for the generator
     mask_weight: NonNegative = 2.0  # of the mean of the mask; 0 in the paper

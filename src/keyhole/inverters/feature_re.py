@@ -35,7 +35,7 @@ from keyhole.inverters._feature_inversion import (
 )
 from keyhole.learning import generators
 from keyhole.learning.training import device_of
-from keyhole.parameters import Count, Fraction, Natural, Positive
+from keyhole.parameters import Count, Fraction, Natural, Positive, Width
 from keyhole.types import Evidence, Inversion
 
 __all__ = ["FeatureRE"]
@@ -47,7 +47,7 @@ class FeatureRE(Inverter):
     epochs: Count = 6
     samples: Natural = 1000  # hold-out images an epoch, none of the class itself; 0 = all
     batch: Count = 32
-    width: Count = 8  # filters of the U-Net, a multiple of 8
+    width: Width = 8  # filters of the U-Net
     learning_rate: Positive = 1e-3  # of the U-Net
     mask_rate: Positive = 0.1  # learning rate of the feature mask
     mask_size: Fraction = 0.03  # of all features, at most

@@ -38,7 +38,7 @@ from keyhole.inverters._feature_inversion import (
 from keyhole.inverters.neural_cleanse import anomaly_index
 from keyhole.learning import generators
 from keyhole.learning.training import device_of
-from keyhole.parameters import Count, Natural, Positive
+from keyhole.parameters import Count, Natural, Positive, Width
 from keyhole.types import Evidence, Inversion
 
 __all__ = ["UNICORN"]
@@ -55,7 +55,7 @@ class UNICORN(Inverter):
     batch: Count = 48
     patch_steps: Count = 4  # for each step of the networks
     mask_steps: Count = 10  # of the feature mask
-    width: Count = 8  # filters of each U-Net, a multiple of 8
+    width: Width = 8  # filters of each U-Net
     learning_rate: Positive = 1e-3  # of the U-Nets
     mask_rate: Positive = 0.1  # learning rate of the patch and the feature mask
     patch_size: Positive = 0.15  # of the encoded image, at most

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from keyhole.parameters import Count, Fraction, Natural, NonNegative, Positive
+from keyhole.parameters import Checked, Count, Fraction, Natural, NonNegative, Positive
 
 __all__ = ["RECIPES", "Recipe", "resolve"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Checked):
     """How a model is trained; every field can be overridden in the configuration."""
 
     epochs: Count
@@ -19,7 +19,7 @@ class Recipe:
     weight_decay: NonNegative  # on weights only under adamw, on everything under sgd, as the papers do
     schedule: Literal["steps", "linear"]  # x 0.1 at each milestone, or a straight line to 0
     warmup: Fraction = 0.0  # share of all steps, from 20 % of the learning rate
-    milestones: tuple[float, ...] = ()  # fractions of all epochs
+    milestones: tuple[Fraction, ...] = ()  # fractions of all epochs
     flip: bool = True  # mirror half the images; ignored where a data set's labels would change
     pad: Natural = 0  # pixels; random crop after padding
     pad_mode: Literal["constant", "replicate", "reflect"] = "replicate"

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from keyhole.types import Images
 
-__all__ = ["Classifier", "build", "he_initialized"]
+__all__ = ["Classifier", "build", "he_initialized", "level_names"]
 
 
 class Classifier(nn.Module):
@@ -91,3 +91,10 @@ def build(name: str, classes: int, images: Images, rng: Generator) -> Classifier
         net = module.build(classes, tuple(images.shape[1:]))
     net.fit_statistics(images[:: -(-len(images) // 5000)])
     return net.to(memory_format=torch.channels_last)
+
+
+def level_names(name: str, classes: int, shape: tuple[int, int, int]) -> tuple[str, ...]:
+    """The levels of a network `keyhole.models.<name>`, without drawing its weights."""
+    module = importlib.import_module(f"keyhole.models.{name}")
+    with torch.device("meta"):  # shapes without numbers: no time, no memory
+        return module.build(classes, shape).level_names

@@ -1,16 +1,21 @@
-"""From `config.yaml` to a validated grid of cells.
+"""From `config.yaml` to a checked grid of cells.
 
-Checked once, before any job and without torch. Every complaint is one line: the key path, what is wrong, the choices.
+Checked once, before any job. Every complaint is one line: the key path, what is wrong, the choices.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
-from keyhole.learning.recipes import RECIPES
-from keyhole.planning import registry, values
-from keyhole.planning.grid import CLEAN, DEFENSES, Cell, Entry, Grid, Holdout, Retrain, Skip, check_possible
+from keyhole.learning.recipes import RECIPES, Recipe
+from keyhole.parameters import ParameterError, Setting
+from keyhole.planning import registry, selection, values
+from keyhole.planning.facts import Facts, Witness
+from keyhole.planning.feasibility import check_possible
+from keyhole.planning.grid import CLEAN, Cell, Dataset, Entry, Grid, Holdout
+from keyhole.planning.roles import DEFENSES
 
 __all__ = ["Cell", "ConfigError", "Entry", "Grid", "Holdout", "load"]
 
@@ -19,58 +24,97 @@ KEYS += [*DEFENSES, "retrain", "skip", "levels", "screened_images", "surrogate"]
 RATES = "[0.003, 0.01]"
 TAKEN = ("data", "shared", "tables", "figures")  # folders of results/ beside those of the data sets
 
+FactsOf = dict[tuple[str, str, str], Facts]  # role, label, data set
+Rates = dict[tuple[str, str], tuple[str, ...]]  # attack, data set -> poison rates
+
 
 class ConfigError(ValueError):
     """What is wrong in a configuration, in one line."""
 
 
-def load(config: Any, file: str = "config.yaml") -> Grid:
-    """The grid that a configuration asks for.
+def load(config: Any, file: str = "config.yaml", memory: Path | None = None) -> Grid:
+    """Read the grid that a configuration asks for.
+
+    Args:
+        file: the configuration's name, for messages.
+        memory: a file in which what methods say of themselves is kept; with it, torch is imported after edits only.
 
     Raises:
         ConfigError: anything in it is unknown, misplaced, out of range or impossible.
     """
+    witness = Witness(memory)
     try:
-        return _grid(values.typed(config))
+        grid = _grid(values.typed(config), witness)
     except ValueError as error:
         raise ConfigError(f"{file}: {' '.join(str(error).split())}") from error
+    witness.save()
+    return grid
 
 
-def _grid(config: Any) -> Grid:
+def _grid(config: Any, witness: Witness) -> Grid:
     config = values.mapping(config, "configuration", "keys such as datasets, models, attacks")
     values.known_keys(config, KEYS, "")
     for key in ("datasets", "models"):
         if key not in config:
             values.fail(key, f"missing; choose from {', '.join(registry.names(_role(key)))}")
-    datasets = _datasets(config["datasets"])
-    attacks, rates = _attacks(config, tuple(datasets))
-    models = values.listed(config["models"], "models", values.label, f"[{registry.names('models')[0]}]")
-    for i, model in enumerate(models):
-        registry.check("models", model, {}, f"models[{i}]")
-    entries = {
-        "data": datasets,
-        "models": {model: Entry(model, model, {}) for model in models},
-        "attacks": attacks,
-        **{role: _entries(role, config.get(role), role) for role in DEFENSES},
-    }
+    data_dir = None if config.get("data_dir") is None else values.text(config["data_dir"], "data_dir")
+    entries = {"data": _datasets(config["datasets"]), "models": _models(config["models"])}
+    entries["attacks"], pinned = _attacks(config.get("attacks"), tuple(entries["data"]))
+    entries |= {role: _entries(role, config.get(role), role) for role in DEFENSES}
+    datasets = {label: _dataset(entry, data_dir) for label, entry in entries["data"].items()}
+    facts = _facts(entries, datasets, witness)
+    rates = _rates(config.get("poison_rates"), pinned, entries, facts)
     seeds = values.listed(config.get("seeds", [0]), "seeds", values.natural, "[0, 1, 2]")
     all_rates = list(dict.fromkeys(rate for each in rates.values() for rate in each))
+    attacks, detectors = list(entries["attacks"]), list(entries["detectors"])
     grid = Grid(
         results=values.text(config.get("results", "results"), "results"),
-        data_dir=None if config.get("data_dir") is None else values.text(config["data_dir"], "data_dir"),
+        data_dir=data_dir,
         holdout=_holdout(config.get("holdout", 2000)),
         recipe=_recipe(config.get("recipe", "fast")),
         entries=entries,
-        surrogate=_surrogate(config.get("surrogate", models[0])),
+        facts=facts,
+        datasets=datasets,
+        surrogate=_surrogate(config.get("surrogate", next(iter(entries["models"])))),
         rates=rates,
         seeds=seeds,
-        retrain=_retrain(config.get("retrain", True), list(attacks), all_rates, seeds, list(entries["detectors"])),
-        skips=_skips(config.get("skip"), entries, all_rates, seeds),
+        retrain=selection.retrain(config.get("retrain", True), attacks, all_rates, seeds, detectors),
+        skips=selection.skips(config.get("skip"), entries, all_rates, seeds),
         levels=values.listed(config.get("levels", ["penultimate"]), "levels", values.label, "[penultimate]"),
         screened_images=values.count(config.get("screened_images", 1000), "screened_images"),
     )
     check_possible(grid)
     return grid
+
+
+def _models(section: Any) -> dict[str, Entry]:
+    models = values.listed(section, "models", values.label, f"[{registry.names('models')[0]}]")
+    for i, model in enumerate(models):
+        registry.check_name("models", model, f"models[{i}]")
+    return {model: Entry(model, model, {}) for model in models}
+
+
+def _dataset(entry: Entry, data_dir: str | None) -> Dataset:
+    """Ask a data set for what can be known before it is read; its module imports no torch."""
+    where = f"datasets.{entry.label}"
+    dataset = registry.load("data", entry.method, entry.parameters, where)
+    try:
+        return Dataset(dataset.class_sizes(data_dir), dataset.image_shape(data_dir), dataset.flips)
+    except ValueError as error:
+        raise ParameterError(where, str(error)) from error
+
+
+def _facts(entries: Mapping[str, Mapping[str, Entry]], datasets: Mapping[str, Dataset], witness: Witness) -> FactsOf:
+    """Make every method for every data set, and keep what it says of itself."""
+    found = {}
+    for role in ("models", "attacks", *DEFENSES):
+        for (label, entry), (dataset, known) in product(entries[role].items(), datasets.items()):
+            changed = entry.by_dataset.get(dataset)
+            setting = Setting(known.shape, len(known.class_sizes)) if known.shape and known.class_sizes else None
+            where = f"{role}.{label}" + (f".by_dataset.{dataset}" if changed else "")
+            parameters = entry.for_dataset(dataset).parameters
+            found[role, label, dataset] = witness.ask(role, entry.method, parameters, where, setting)
+    return found
 
 
 def _role(key: str) -> str:
@@ -95,11 +139,10 @@ def _entry(role: str, label: str, given: Any, section: str) -> list[Entry]:
     given = {} if given is None else values.mapping(given, where, "parameters such as {method: ...} or {}")
     method = given.pop("method", label)
     if not isinstance(method, str):
-        values.fail(
-            f"{where}.method", f"expected a name among {', '.join(registry.names(role))}, got {values.show(method)}"
-        )
+        known = ", ".join(registry.names(role))
+        values.fail(f"{where}.method", f"expected a name among {known}, got {values.show(method)}")
+    registry.check_name(role, method, where)
     size = given.pop("holdout", None) if role in DEFENSES else None
-    registry.check(role, method, given, where)
     if isinstance(size, list | tuple):
         sizes = values.listed(size, f"{where}.holdout", values.count, "[500, 2500]")
         return [Entry(f"{label}_{n}", method, given, holdout=n) for n in sizes]
@@ -122,55 +165,48 @@ def _datasets(section: Any) -> dict[str, Entry]:
     return entries
 
 
-Rates = dict[tuple[str, str], tuple[str, ...]]  # attack, data set -> poison rates
-
-
-def _attacks(config: Mapping[str, Any], datasets: tuple[str, ...]) -> tuple[dict[str, Entry], Rates]:
-    """Attacks, the clean reference among them, and the poison rates of each.
-
-    An attack's rates are those `by_dataset`, else its own `rates`, else `poison_rates`, else its
-    paper's.
-    """
-    section = config.get("attacks")
+def _attacks(section: Any, datasets: tuple[str, ...]) -> tuple[dict[str, Entry], Rates]:
+    """Attacks, the clean reference among them, and the poison rates that are pinned (data set "" for all)."""
     section = {} if section is None else values.mapping(section, "attacks", "a mapping such as {badnets: {}}")
     section = section if CLEAN in section else {CLEAN: None, **section}
-    given = {label: dict(entry) if isinstance(entry, Mapping) else entry for label, entry in section.items()}
-    pinned = {
-        (label, ""): entry.pop("rates")
-        for label, entry in given.items()
-        if isinstance(entry, dict) and "rates" in entry
-    }
-    elsewhere = {
-        label: _by_dataset(entry.pop("by_dataset"), f"attacks.{label}.by_dataset", datasets)
-        for label, entry in given.items()
-        if isinstance(entry, dict) and "by_dataset" in entry
-    }
-    entries = _entries("attacks", given, "attacks")
-    for label, changed in elsewhere.items():
-        for dataset, parameters in changed.items():
+    plain: dict[Any, Any] = {}
+    changed: dict[str, dict[str, dict[str, Any]]] = {}
+    pinned: Rates = {}
+    for label, given in section.items():
+        plain[label] = dict(given) if isinstance(given, Mapping) else given
+        if not isinstance(given, Mapping):
+            continue
+        where = f"attacks.{label}"
+        if "rates" in given:
+            pinned[label, ""] = _pinned(label, plain[label].pop("rates"), f"{where}.rates")
+        if "by_dataset" in given:
+            changed[label] = _by_dataset(plain[label].pop("by_dataset"), f"{where}.by_dataset", datasets)
+        for dataset, parameters in changed.get(label, {}).items():
             if "rates" in parameters:
-                pinned[label, dataset] = parameters.pop("rates")
-            registry.check_fields(
-                registry.parameters("attacks", entries[label].method),
-                parameters,
-                f"attacks.{label}.by_dataset.{dataset}",
-            )
-        entries[label] = replace(entries[label], by_dataset=changed)
+                place = f"{where}.by_dataset.{dataset}.rates"
+                pinned[label, dataset] = _pinned(label, parameters.pop("rates"), place)
+    entries = _entries("attacks", plain, "attacks")
     for label, entry in entries.items():
         if (label == CLEAN) != (entry.method == CLEAN):
             values.fail(f"attacks.{label}", f"label and method {CLEAN} belong together; got method {entry.method}")
-    rates = {}
-    common = config.get("poison_rates")
+    return {label: replace(entry, by_dataset=changed.get(label, {})) for label, entry in entries.items()}, pinned
+
+
+def _pinned(label: str, rates: Any, where: str) -> tuple[str, ...]:
+    if label == CLEAN:
+        values.fail(where, "the clean reference has rate 0 only; choose poison_rates for the others")
+    return values.listed(rates, where, values.rate, RATES)
+
+
+def _rates(common: Any, pinned: Rates, entries: Mapping[str, Mapping[str, Entry]], facts: FactsOf) -> Rates:
+    """Rates of an attack: those pinned for the data set, else its own, else `poison_rates`, else its paper's."""
     shared = None if common is None else values.listed(common, "poison_rates", values.rate, RATES)
-    for (label, dataset), value in pinned.items():
-        where = f"attacks.{label}.by_dataset.{dataset}.rates" if dataset else f"attacks.{label}.rates"
-        if label == CLEAN:
-            values.fail(where, "the clean reference has rate 0 only; choose poison_rates for the others")
-        rates[label, dataset] = values.listed(value, where, values.rate, RATES)
-    for label, dataset in product(entries, datasets):
-        own = rates.get((label, dataset)) or rates.get((label, "")) or shared or _paper_rate(entries[label])
+    rates = {}
+    for label, dataset in product(entries["attacks"], entries["data"]):
+        of_paper = (f"{facts['attacks', label, dataset].paper_rate:g}",)
+        own = pinned.get((label, dataset)) or pinned.get((label, "")) or shared or of_paper
         rates[label, dataset] = ("0",) if label == CLEAN else own
-    return entries, {key: value for key, value in rates.items() if key[1]}
+    return rates
 
 
 def _by_dataset(value: Any, where: str, datasets: tuple[str, ...]) -> dict[str, dict[str, Any]]:
@@ -185,13 +221,9 @@ def _by_dataset(value: Any, where: str, datasets: tuple[str, ...]) -> dict[str, 
     }
 
 
-def _paper_rate(entry: Entry) -> tuple[str, ...]:
-    return (f"{registry.classvars('attacks', entry.method)['paper_rate']:g}",)
-
-
 def _surrogate(value: Any) -> str:
     model = values.label(value, "surrogate")
-    registry.check("models", model, {}, "surrogate")
+    registry.check_name("models", model, "surrogate")
     return model
 
 
@@ -211,65 +243,8 @@ def _recipe(value: Any) -> Entry:
     if "name" not in given:
         values.fail("recipe.name", f"missing; choose from {known}")
     name = values.one_of(RECIPES, "recipe")(given.pop("name"), "recipe" if isinstance(value, str) else "recipe.name")
-    fields = registry.dataclass_parameters(registry.PACKAGE / "learning" / "recipes.py", "Recipe")
-    registry.check_fields(fields, given, "recipe")
+    try:
+        Recipe.from_parameters({**RECIPES[name].parameters, **given})
+    except ParameterError as error:
+        raise error.under("recipe") from None
     return Entry(name, name, given)
-
-
-def _retrain(value: Any, attacks: list[str], rates: list[str], seeds: tuple[int, ...], detectors: list[str]) -> Retrain:
-    everything = {"attacks": attacks, "poison_rates": rates, "seeds": seeds, "detectors": detectors}
-    chosen: dict[str, Iterable[Any]] = dict(everything)
-    if isinstance(value, bool):
-        chosen = chosen if value else dict.fromkeys(everything, ())
-    else:
-        given = values.mapping(value, "retrain", "true, false, or a mapping such as {seeds: [0]}")
-        values.known_keys(given, everything, "retrain.")
-        checks = {
-            "attacks": values.one_of(attacks, "attack"),
-            "poison_rates": values.grid_rate(rates),
-            "seeds": values.one_of(seeds, "seed"),
-            "detectors": values.one_of(detectors, "detector"),
-        }
-        for key, each in given.items():
-            chosen[key] = values.listed(
-                each, f"retrain.{key}", checks[key], f"[{', '.join(map(str, everything[key]))}]"
-            )
-    return Retrain(*(frozenset(chosen[key]) for key in everything))
-
-
-def _skips(
-    value: Any,
-    entries: Mapping[str, Mapping[str, Entry]],
-    rates: list[str],
-    seeds: tuple[int, ...],
-) -> tuple[Skip, ...]:
-    if value is None or value == []:
-        return ()
-    checks = {
-        "attack": values.one_of(entries["attacks"], "attack"),
-        "dataset": values.one_of(entries["data"], "data set"),
-        "poison_rate": values.grid_rate(rates),
-        "model": values.one_of(entries["models"], "model"),
-        "seed": values.one_of(seeds, "seed"),
-    }
-
-    def chosen(key: str, given: Any, where: str) -> tuple[Any, ...]:
-        """One value, or a list of them."""
-        several = isinstance(given, list | tuple)
-        return (
-            values.listed(given, where, checks[key], "[badnets, blended]") if several else (checks[key](given, where),)
-        )
-
-    def skip(given: Any, where: str) -> Skip:
-        given = values.mapping(given, where, 'a mapping such as {attack: ..., why: "..."}')
-        values.known_keys(given, (*checks, "why"), f"{where}.")
-        why = given.pop("why", None)
-        if not isinstance(why, str) or not why.strip():
-            values.fail(f"{where}.why", f'expected the reason in words, such as "too few rows", got {values.show(why)}')
-        if not given:
-            values.fail(where, f"expected at least one of {', '.join(checks)} beside why")
-        fields = {"poison_rate": "rate"}
-        wanted = {fields.get(key, key): chosen(key, each, f"{where}.{key}") for key, each in given.items()}
-        return Skip(tuple(wanted.items()), why)
-
-    return values.listed(value, "skip", skip, '[{attack: ..., why: "..."}]')

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from keyhole.planning import registry
+from keyhole.parameters import suggestion
 from keyhole.planning.grid import CLEAN
 
 __all__ = ["count", "fail", "grid_rate", "known_keys", "label", "listed", "mapping", "natural", "one_of"]
@@ -39,7 +39,7 @@ def known_keys(given: Iterable[Any], known: Iterable[str], where: str) -> None:
     known = list(known)
     for key in given:
         if key not in known:
-            fail(f"{where}{key}", f"unknown key{registry.suggestion(key, known)}")
+            fail(f"{where}{key}", f"unknown key{suggestion(key, known)}")
 
 
 def mapping(value: Any, where: str, expected: str) -> dict[Any, Any]:
@@ -101,7 +101,7 @@ def one_of(choices: Iterable[Any], noun: str) -> Callable[[Any, str], Any]:
 
     def check(value: Any, where: str) -> Any:
         if not any(type(value) is type(choice) and value == choice for choice in choices):
-            fail(where, f"unknown {noun} {show(value)}{registry.suggestion(value, map(str, choices))}")
+            fail(where, f"unknown {noun} {show(value)}{suggestion(value, map(str, choices))}")
         return value
 
     return check

@@ -6,13 +6,14 @@ from typing import ClassVar
 
 from torch import Generator
 
+from keyhole.parameters import Checked
 from keyhole.types import Evidence, Images, Told
 
 __all__ = ["Purifier"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Purifier(ABC):
+class Purifier(Checked, ABC):
     """Write `purify`."""
 
     told: ClassVar[frozenset[Told]] = frozenset()

@@ -21,7 +21,7 @@ from keyhole.learning.decoupling import STD, Decoupler, Writer, blank_writer, fe
 from keyhole.learning.holdout import require_holdout
 from keyhole.learning.training import device_of, forward_batch
 from keyhole.models import Classifier
-from keyhole.parameters import Count, Fraction, Natural, NonNegative, Positive, Share
+from keyhole.parameters import Count, Fraction, Natural, NonNegative, Positive, Share, Width
 from keyhole.purifiers import Purifier
 from keyhole.types import Evidence, Images, Labels, Told
 
@@ -41,7 +41,7 @@ class BTIDBFP(Purifier):
     invert_epochs: Natural = 4  # of the generator
     purify_epochs: Natural = 4  # of the purifier
     batch: Count = 32  # images
-    width: Count = 16  # channels of both generators' middle maps; a multiple of 8
+    width: Width = 16  # channels of both generators' middle maps
     mask_rate: Positive = 0.01  # of Adam
     generator_rate: Positive = 1e-3  # of Adam, for both
     mask_weight: NonNegative = 2.0  # of the mean of the mask; 0 in the paper

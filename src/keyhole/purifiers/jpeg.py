@@ -7,13 +7,14 @@ Checked against: the transform and quantization of gray blocks in float64, and P
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Generator
 from torchvision.transforms.v2 import functional as vision
 from tqdm import tqdm
 
-from keyhole.parameters import Count
 from keyhole.purifiers import Purifier
 from keyhole.types import Evidence, Images
 
@@ -24,16 +25,9 @@ CHUNK = 1024  # images between two steps of the progress bar
 
 @dataclass(frozen=True, kw_only=True)
 class JPEG(Purifier):
-    quality: Count = 75  # of 100
+    quality: Annotated[int, Interval(ge=1, le=100)] = 75
 
     def purify(self, evidence: Evidence, images: Images, rng: Generator) -> Images:
-        """See the base class.
-
-        Raises:
-            ValueError: the quality is above 100.
-        """
-        if self.quality > 100:
-            raise ValueError(f"expected a quality of at most 100, got {self.quality}")
         return torch.cat([self._compress(x) for x in tqdm(images.split(CHUNK), desc="jpeg", disable=None)])
 
     def _compress(self, images: Images) -> Images:

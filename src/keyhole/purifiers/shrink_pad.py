@@ -11,7 +11,7 @@ import torch
 from torch import Generator
 from torch.nn import functional
 
-from keyhole.parameters import Count
+from keyhole.parameters import Count, ParameterError, Setting
 from keyhole.purifiers import Purifier
 from keyhole.types import Evidence, Images
 
@@ -24,14 +24,20 @@ CHUNK = 1024  # images in floating point at a time
 class ShrinkPad(Purifier):
     pixels: Count = 4  # taken off height and width
 
+    def check_setting(self, setting: Setting) -> None:
+        self._require_room(setting.shape[1:])
+
+    def _require_room(self, size: tuple[int, ...]) -> None:
+        if min(size) <= self.pixels:
+            raise ParameterError("pixels", f"expected fewer than the {min(size)} of an image, got {self.pixels}")
+
     def purify(self, evidence: Evidence, images: Images, rng: Generator) -> Images:
         """See the base class.
 
         Raises:
             ValueError: nothing of an image is left after shrinking.
         """
-        if min(images.shape[2:]) <= self.pixels:
-            raise ValueError(f"expected images larger than pixels={self.pixels}, got {tuple(images.shape[2:])}")
+        self._require_room(tuple(images.shape[2:]))
         places = torch.randint(self.pixels + 1, (len(images), 2), generator=rng).to(images.device)
         chunks = zip(images.split(CHUNK), places.split(CHUNK), strict=True)
         return torch.cat([self._shrink_and_pad(x, place) for x, place in chunks])

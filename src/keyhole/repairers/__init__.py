@@ -6,13 +6,14 @@ from typing import ClassVar
 
 from torch import Generator, nn
 
+from keyhole.parameters import Checked
 from keyhole.types import Evidence, Told
 
 __all__ = ["Repairer"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repairer(ABC):
+class Repairer(Checked, ABC):
     """Write `repair`."""
 
     told: ClassVar[frozenset[Told]] = frozenset({"holdout"})

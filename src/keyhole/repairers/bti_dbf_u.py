@@ -21,7 +21,7 @@ from keyhole.learning.decoupling import Decoupler, blank_writer, feature_gap, po
 from keyhole.learning.holdout import require_holdout
 from keyhole.learning.training import device_of
 from keyhole.models import Classifier
-from keyhole.parameters import Count, Natural, NonNegative, Positive, Share
+from keyhole.parameters import Count, Natural, NonNegative, Positive, Share, Width
 from keyhole.repairers import Repairer
 from keyhole.types import Evidence, Labels
 
@@ -37,7 +37,7 @@ class BTIDBFU(Repairer):
     invert_epochs: Natural = 4  # of the generator
     unlearn_epochs: Natural = 4  # of the network
     batch: Count = 32  # images
-    width: Count = 16  # channels of the generator's middle maps; a multiple of 8
+    width: Width = 16  # channels of the generator's middle maps
     mask_rate: Positive = 0.01  # of Adam
     generator_rate: Positive = 1e-3  # of Adam
     learning_rate: Positive = 1e-4  # of Adam, for the network

@@ -23,7 +23,7 @@ from keyhole.learning.holdout import PAD, require_holdout
 from keyhole.learning.recipes import Recipe
 from keyhole.learning.training import batches, device_of, fit, optimizer_and_schedule
 from keyhole.models import Classifier
-from keyhole.parameters import Count, Natural, NonNegative, Positive
+from keyhole.parameters import Count, Level, Natural, NonNegative, Positive
 from keyhole.repairers import Repairer
 from keyhole.types import Evidence
 
@@ -38,7 +38,7 @@ class NAD(Repairer):
     fast_epochs: Natural = 2  # at the full learning rate; the others at a tenth of it
     batch: Count = 64  # images
     weight_decay: NonNegative = 1e-4
-    levels: tuple[str, ...] = ()  # whose maps are compared; () = the last three
+    levels: tuple[Level, ...] = ()  # whose maps are compared; () = the last three
     weights: tuple[Positive, ...] = (500.0, 1000.0, 1000.0)  # one a level; of fewer levels, the last ones
 
     def repair(self, evidence: Evidence, rng: Generator) -> Classifier:

@@ -10,7 +10,7 @@ from jaxtyping import Int64, UInt8
 from torch import Generator, Tensor
 
 from keyhole import rng as streams
-from keyhole.data import DataError, Dataset, apportion, data_root, expect_integers, label_counts
+from keyhole.data import DataError, Dataset, apportion, data_root, expect_integers, label_counts, to_chw
 from keyhole.types import Images, Labels
 
 __all__ = ["HeldOut", "Splits", "cut_holdout", "load"]
@@ -96,11 +96,7 @@ def _tensors(images: np.ndarray, labels: np.ndarray, where: str) -> tuple[Images
 
 
 def _to_nchw(images: np.ndarray, where: str) -> np.ndarray:
-    """Three axes are NHW; of four, the last holds channels if it has 1 or 3 entries (NHWC), else the second (NCHW)."""
-    if images.ndim == 3:
-        return images[:, None]
+    shape = to_chw(images.shape, where)
     if images.ndim == 4 and images.shape[3] in (1, 3):
-        return images.transpose(0, 3, 1, 2)
-    if images.ndim == 4 and images.shape[1] in (1, 3):
-        return images
-    raise DataError(f"{where}: expected images NHWC, NHW or NCHW with 1 or 3 channels, got shape {images.shape}")
+        images = images.transpose(0, 3, 1, 2)
+    return images.reshape(-1, *shape)

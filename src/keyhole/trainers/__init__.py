@@ -6,13 +6,14 @@ from typing import Any, ClassVar
 
 from torch import Generator, nn
 
+from keyhole.parameters import Checked
 from keyhole.types import Images, Labels, Told
 
 __all__ = ["Trainer"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trainer(ABC):
+class Trainer(Checked, ABC):
     """Write `train`."""
 
     told: ClassVar[frozenset[Told]] = frozenset()
