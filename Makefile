@@ -6,7 +6,7 @@ SHELL := /bin/bash -o pipefail
 # of Snakemake's log, leave errors and "12 of 240 steps (5%) done"
 CHATTER := /^(Select jobs|Execute [0-9]|\[[A-Z]|Finished jobid|Assuming |Building DAG|Using |Provided cores|Rules claiming)/d
 
-.PHONY: demo run test lint format lock
+.PHONY: demo run test test-fast lint format lock
 
 # the default grid, on data that needs no download
 demo: run
@@ -18,10 +18,15 @@ run: .venv/installed
 test: .venv/installed lint
 	$(BIN)/python -m pytest
 
+# without the tests that start Snakemake or search for planted triggers: minutes, for every day
+test-fast: .venv/installed
+	$(BIN)/python -m pytest -m "not slow"
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
 format: .venv/installed

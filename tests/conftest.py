@@ -38,6 +38,16 @@ TINY = {
 }
 
 
+SLOW = ("workflow", "end_to_end")  # folders of tests that start Snakemake
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts Snakemake as slow; other slow tests carry the mark themselves."""
+    for item in items:
+        if item.path.relative_to(ROOT / "tests").parts[0] in SLOW:
+            item.add_marker(pytest.mark.slow)
+
+
 @dataclass
 class Tree:
     """A checkout with a configuration of its own."""
