@@ -14,7 +14,7 @@ import torch
 from torch import Generator
 
 from keyhole.attacks import Attack
-from keyhole.attacks._triggers import blend, full_image
+from keyhole.attacks._triggers import blend, full_image, picture_files
 from keyhole.parameters import Count, Fraction, Natural, Share
 from keyhole.types import Images
 
@@ -32,6 +32,9 @@ class AdapBlend(Attack):
     conservatism: Share = 0.5  # eta: cover rows / (payload + cover rows)
     pattern: str = "noise"  # noise, shapes, or a picture file
     pattern_seed: Natural = 0
+
+    def files(self) -> tuple[str, ...]:
+        return picture_files(self.pattern)
 
     @property
     def cover_ratio(self) -> float:

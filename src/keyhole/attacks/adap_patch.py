@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from keyhole.attacks import Attack
-from keyhole.attacks._triggers import blend, drawn_patch, file_patch, in_parts
+from keyhole.attacks._triggers import blend, drawn_patch, file_patch, in_parts, patch_files
 from keyhole.parameters import Share
 from keyhole.types import Images
 
@@ -35,6 +35,9 @@ class AdapPatch(Attack):
         for names, values in (("triggers", "opacities"), ("test_triggers", "test_opacities")):
             if len(getattr(self, names)) != len(getattr(self, values)):
                 raise ValueError(f"expected one of {values} for each of {names}, got {self!r}")
+
+    def files(self) -> tuple[str, ...]:
+        return patch_files(self.folder, (*self.triggers, *self.test_triggers))
 
     @property
     def cover_ratio(self) -> float:

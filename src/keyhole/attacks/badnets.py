@@ -13,7 +13,7 @@ from torch import Generator
 from torch.nn import functional
 
 from keyhole.attacks import Attack
-from keyhole.attacks._triggers import DOTS, checker, read_picture
+from keyhole.attacks._triggers import DOTS, checker, picture_files, read_picture
 from keyhole.parameters import Count, Natural
 from keyhole.types import Images
 
@@ -26,6 +26,9 @@ class BadNets(Attack):
     pattern: str = "checker"  # checker, white, dots, or a picture file
     corner: Literal["bottom-right", "bottom-left", "top-right", "top-left"] = "bottom-right"
     margin: Natural = 0  # pixels between the patch and the border
+
+    def files(self) -> tuple[str, ...]:
+        return picture_files(self.pattern, ("checker", "white", "dots"))
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
         images = images.clone()

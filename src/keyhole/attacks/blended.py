@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Generator
 
 from keyhole.attacks import Attack
-from keyhole.attacks._triggers import blend, full_image
+from keyhole.attacks._triggers import blend, full_image, picture_files
 from keyhole.parameters import Fraction, Natural
 from keyhole.types import Images
 
@@ -22,6 +22,9 @@ class Blended(Attack):
     alpha: Fraction = 0.2  # opacity
     pattern: str = "noise"  # noise, shapes, or a picture file
     pattern_seed: Natural = 0
+
+    def files(self) -> tuple[str, ...]:
+        return picture_files(self.pattern)
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
         return blend(images, full_image(self.pattern, tuple(images.shape[1:]), self.pattern_seed), self.alpha)

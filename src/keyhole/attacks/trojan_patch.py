@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Generator
 
 from keyhole.attacks import Attack
-from keyhole.attacks._triggers import blend, drawn_patch, file_patch
+from keyhole.attacks._triggers import blend, drawn_patch, file_patch, patch_files
 from keyhole.types import Images
 
 __all__ = ["TrojanPatch"]
@@ -22,6 +22,9 @@ __all__ = ["TrojanPatch"]
 class TrojanPatch(Attack):
     trigger: str = "trojan_square"  # a picture of `keyhole.attacks._triggers.drawn_patch`, or of the folder
     folder: str = ""  # where a picture <trigger>_32.png takes the drawn one's place
+
+    def files(self) -> tuple[str, ...]:
+        return patch_files(self.folder, (self.trigger,))
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
         shape = tuple(images.shape[1:])

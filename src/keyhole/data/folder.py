@@ -36,6 +36,9 @@ class Folder(Dataset):
             return self._drawn(train)
         return Arrays(*self._decoded(train), *self._decoded(test))
 
+    def files(self, root: Path) -> tuple[str, ...]:
+        return (self.path,)
+
     def counts(self, root: Path) -> tuple[int, ...]:
         train, test = self._files()
         counts = [len(files) for files in train.values()]

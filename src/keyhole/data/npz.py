@@ -23,5 +23,8 @@ class Npz(Dataset):
     def read(self, root: Path) -> Arrays:
         return read_npz(Path(self.path).expanduser())
 
+    def files(self, root: Path) -> tuple[str, ...]:
+        return (self.path,)
+
     def counts(self, root: Path) -> tuple[int, ...]:
         return npz_counts(Path(self.path).expanduser())

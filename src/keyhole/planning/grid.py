@@ -2,12 +2,13 @@
 
 import json
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from itertools import pairwise, product
 from typing import Any, Literal, NoReturn
 
-from keyhole.data import apportion
+from keyhole.data import apportion, data_root
+from keyhole.learning import recipes
 from keyhole.parameters import CRAFTS
 from keyhole.planning import registry
 
@@ -44,6 +45,13 @@ def chain(attack: Entry) -> list[Entry]:
         return [attack]
     method, parameters = registry.wrapped(base, "base")
     return [attack, *chain(replace(attack, method=method, parameters=parameters))]
+
+
+def _has_text(value: Any) -> bool:
+    """Whether a parameter is text, which might name a file; defaults name none of the user's."""
+    if isinstance(value, dict | list | tuple):
+        return any(map(_has_text, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str)
 
 
 def _constants(name: str, attacks: list[str]) -> set[Any]:
@@ -118,10 +126,11 @@ class Grid:
         return list(dict.fromkeys([*self.levels, *filter(None, own)]))
 
     def recipe_for(self, dataset: str) -> str:
-        """What `recipes.resolve` needs for a data set, as text."""
-        method = self.entry("data", dataset).method
-        parts = {"name": self.recipe.method, "dataset": method, "overrides": self.recipe.parameters}
-        return json.dumps(parts, sort_keys=True)
+        """Return all fields of the recipe for a data set, as JSON that `recipes.parse` reads."""
+        entry = self.entry("data", dataset)
+        flips = bool(registry.evaluate("data", entry.method, entry.parameters, "flips"))
+        recipe = recipes.resolve(self.recipe.method, entry.method, flips, self.recipe.parameters)
+        return json.dumps(asdict(recipe), sort_keys=True)
 
     def labels(self, role: str) -> tuple[str, ...]:
         """The labels of a role, in the order of the configuration."""
@@ -130,6 +139,15 @@ class Grid:
     def entry(self, role: str, label: str, dataset: str = "") -> Entry:
         """A method with its parameters, those for a data set where one is named."""
         return self.entries[role][label].for_dataset(dataset)
+
+    def files_of(self, role: str, label: str, dataset: str = "") -> tuple[str, ...]:
+        """Return the user's own files and folders that a method reads; whether they exist is not asked."""
+        entry = self.entry(role, label, dataset)
+        if role == "data":
+            return registry.load(role, entry.method, entry.parameters).files(data_root(self.data_dir))
+        if role == "attacks" and _has_text(entry.parameters):  # an import of torch otherwise for nothing
+            return registry.load(role, entry.method, entry.parameters).files()
+        return ()
 
     @cached_property
     def attack_methods(self) -> dict[str, list[str]]:
