@@ -4,11 +4,12 @@ import json
 
 from keyhole import artifacts
 from keyhole.learning.training import latents
-from keyhole.running.inputs import load_received
 from keyhole.running.nets import load_net
 from keyhole.running.setup import begin
+from keyhole.types import Poisoned
 
 begin(snakemake.threads, snakemake.log[0], snakemake.rule)
 given, levels = snakemake.input, tuple(json.loads(snakemake.params["levels"]))
-images, _ = load_received(given["train"], given["poisoned"])
+clean = artifacts.load_tensors(given["train"])
+images, _ = artifacts.load(given["poisoned"], Poisoned).apply(clean["images"], clean["labels"])
 artifacts.save(snakemake.output[0], latents(load_net(given["model"]), images, levels))

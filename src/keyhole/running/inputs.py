@@ -9,15 +9,9 @@ import torch
 from keyhole import artifacts
 from keyhole.running.nets import load_net
 from keyhole.running.setup import on_device
-from keyhole.types import Evidence, Images, Labels, Poisoned, Recovered
+from keyhole.types import Evidence, Poisoned, Recovered
 
-__all__ = ["limit_holdout", "load_evidence", "load_received"]
-
-
-def load_received(train: str, poisoned: str) -> tuple[Images, Labels]:
-    """Read the training set as the victim received it."""
-    clean = artifacts.load_tensors(train)
-    return artifacts.load(poisoned, Poisoned).apply(clean["images"], clean["labels"])
+__all__ = ["limit_holdout", "load_evidence"]
 
 
 def load_evidence(
@@ -25,18 +19,19 @@ def load_evidence(
 ) -> Evidence:
     """Read the files that there are. Without `train`, the training set has no rows, and images of the model's shape."""
     if train:
-        images, labels = load_received(train, poisoned)
+        clean = artifacts.load_tensors(train)
+        images, labels = artifacts.load(poisoned, Poisoned).apply(clean["images"], clean["labels"])
     else:
         images = torch.empty(0, *artifacts.facts(model)["shape"], dtype=torch.uint8)
         labels = torch.empty(0, dtype=torch.int64)
-    clean = artifacts.load_tensors(holdout)
+    holdout_set = artifacts.load_tensors(holdout)
     return Evidence(
         net=load_net(model),
         images=on_device(images),
         labels=on_device(labels),
         latents={level: on_device(x) for level, x in artifacts.load_tensors(latents).items()} if latents else {},
-        holdout_images=on_device(clean["images"]),
-        holdout_labels=on_device(clean["labels"]),
+        holdout_images=on_device(holdout_set["images"]),
+        holdout_labels=on_device(holdout_set["labels"]),
         recovered=_load_recovered(inversion) if inversion else None,
     )
 
