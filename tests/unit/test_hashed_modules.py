@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from keyhole.planning import registry
+from keyhole.planning import registry, roles
 from keyhole.planning.hashes import modules_of
 
 ROOT = Path(__file__).parents[2]
