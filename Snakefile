@@ -5,19 +5,13 @@
 #   results/<dataset>/<attack>/crafted/seed=<seed>/                what an attack learned before it poisons, if any
 #   results/<dataset>/<attack>/rate=<rate>/seed=<seed>/            the poisoned rows
 #       <model>/                                                   the victim, its latents, its card
-#           detect/ invert/ repair/ defend/ filter/ purify/ <defense>/   what a defense found, its card
+#           detect/ invert/ repair/ train/ filter/ purify/ <defense>/   what a defense found, its card
 #   results/tables  results/figures  results/report.html
 #
 # `rate` is the poison rate: payload rows / all training rows. The clean reference is the attack `none` at rate 0.
 from snakemake.utils import min_version
 
 min_version("9.16")
-
-if (
-    not workflow.config_settings.configfiles
-):  # a file given with --configfile replaces this one, it is not merged in
-
-    configfile: "config.yaml"
 
 
 include: "rules/common.smk"

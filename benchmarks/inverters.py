@@ -39,7 +39,7 @@ def evidence(classes: int) -> Evidence:
 
 def length(name: str, given: dict[str, int]) -> int:
     """Images that a class's search sees, with these parameters and the defaults of the others."""
-    known = {field: registry.evaluate("inverters", name, given, field) for field in SHORT[name]}
+    known = {field: getattr(registry.load("inverters", name, given), field) for field in SHORT[name]}
     if "epochs" in known:
         known["epochs"] += known.pop("warmup", 0)
     total = 1

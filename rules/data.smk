@@ -9,6 +9,8 @@ rule fetch:
     params:
         dataset=entry("dataset"),
         holdout=GRID.holdout.canonical,
+        # as a function of `input`, so that Snakemake does not compare it: a folder that was moved reruns nothing
+        data_dir=lambda cell, input: GRID.data_dir,
         code=code("fetch", "dataset"),
     script:
         "../workflow_scripts/fetch.py"

@@ -5,7 +5,7 @@ FOUND = f"{VICTIM}/detect/{{detector}}"
 LONG = [
     label
     for label in GRID.labels("detectors")
-    if classvars("detectors", GRID.entry("detectors", label).method)["long"]
+    if GRID.facts_of("detectors", label)[0].long
 ]
 SHORT = [label for label in GRID.labels("detectors") if label not in LONG]
 

@@ -1,9 +1,8 @@
 rule invert:
     input:
-        train=f"{DATA}/train.safetensors",
+        training_set=training_set("inverter"),
         test=f"{DATA}/test.safetensors",
         holdout=f"{DATA}/holdout.safetensors",
-        poisoned=received,
         trigger=f"{VICTIM}/trigger.safetensors",
         model=f"{VICTIM}/model.safetensors",
     output:

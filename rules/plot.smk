@@ -7,12 +7,12 @@ rule draw:
         trigger=f"{VICTIM}/trigger.safetensors",
         latents=f"{VICTIM}/latents.safetensors",
         cards=f"{VICTIM}/cards.json",
-        inversions=made("invert", "inverters", "inversion.safetensors"),
+        inversions=answers("inverters"),
     output:
         preview=f"{VICTIM}/preview.png",
         latents=f"{VICTIM}/latents.png",
         inversions=[f"{VICTIM}/inversions.png"] if GRID.labels("inverters") else [],
-        triggers=made("invert", "inverters", "triggers.png"),
+        triggers=answers("inverters", "triggers.png"),
     log:
         f"{VICTIM}/draw.log",
     resources:

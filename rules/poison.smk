@@ -1,18 +1,7 @@
-SURROGATE = f"{SHARED}/surrogate/seed={{seed}}/{{model}}"
-CRAFTED = f"{RESULTS}/{{dataset}}/{{attack}}/crafted/seed={{seed}}"
-
-
 def attackers_network(cell):
-    wanted = [SURROGATE] if GRID.crafted_from[cell["attack"]] == "surrogate" else []
-    return [
-        f"{path}.safetensors".format(**cell, model=GRID.surrogate) for path in wanted
-    ]
-
-
-def crafted(cell):
-    """Nothing for most attacks."""
-    wanted = [] if GRID.crafted_from[cell["attack"]] == "nothing" else [CRAFTED]
-    return [f"{path}/crafted.safetensors".format(**cell) for path in wanted]
+    wanted = GRID.crafted_from[cell["attack"]] == "surrogate"
+    path = f"{SURROGATE}.safetensors".format(**cell, model=GRID.surrogate)
+    return [path] if wanted else []
 
 
 rule surrogate:

@@ -1,15 +1,15 @@
 # train on the received set as a trainer does
-rule defend:
+rule train_defended:
     input:
         train=f"{DATA}/train.safetensors",
         test=f"{DATA}/test.safetensors",
         poisoned=received,
         trigger=f"{VICTIM}/trigger.safetensors",
     output:
-        model=f"{VICTIM}/defend/{{trainer}}/model.safetensors",
-        predictions=f"{VICTIM}/defend/{{trainer}}/predictions.safetensors",
+        model=f"{VICTIM}/train/{{trainer}}/model.safetensors",
+        predictions=f"{VICTIM}/train/{{trainer}}/predictions.safetensors",
     log:
-        f"{VICTIM}/defend/{{trainer}}/defend.log",
+        f"{VICTIM}/train/{{trainer}}/train.log",
     resources:
         mem_mb=memory(4000),
         runtime=240,
@@ -17,13 +17,13 @@ rule defend:
         attack=entry("attack"),
         trainer=entry("trainer"),
         recipe=recipe,
-        code=code("defend", "attack", "trainer", "model"),
+        code=code("train_defended", "attack", "trainer", "model"),
     script:
-        "../workflow_scripts/defend.py"
+        "../workflow_scripts/train_defended.py"
 
 
 def inversion_before(cell):
-    """The answer of the inverter that the repairer starts from; most start from the victim alone."""
+    """The answer of the inverter that the repairer starts from; most start from the victim only."""
     inverter = GRID.inverter_before(cell["repairer"])
     path = f"{VICTIM}/invert/{{inverter}}/inversion.safetensors"
     return [] if inverter is None else path.format(**cell, inverter=inverter)
@@ -31,10 +31,9 @@ def inversion_before(cell):
 
 rule repair:
     input:
-        train=f"{DATA}/train.safetensors",
+        training_set=training_set("repairer"),
         test=f"{DATA}/test.safetensors",
         holdout=f"{DATA}/holdout.safetensors",
-        poisoned=received,
         trigger=f"{VICTIM}/trigger.safetensors",
         model=f"{VICTIM}/model.safetensors",
         inversion=inversion_before,

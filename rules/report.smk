@@ -46,7 +46,7 @@ def galleries():
             f"{VICTIM}/preview.png",
             f"{VICTIM}/latents.png",
             *([f"{VICTIM}/inversions.png"] if GRID.labels("inverters") else []),
-            *made("invert", "inverters", "triggers.png"),
+            *answers("inverters", "triggers.png"),
         ]
         found[name] = [file.format(**vars(cell)) for file in files]
     return found

@@ -1,22 +1,3 @@
-def made(folder, role, file):
-    """What the defenses of a role leave behind in a victim's folder."""
-    return [f"{VICTIM}/{folder}/{label}/{file}" for label in GRID.labels(role)]
-
-
-def retrained(cell):
-    return [
-        label
-        for label in GRID.labels("detectors")
-        if GRID.retrains(as_cell(cell), label)
-    ]
-
-
-def trainers(cell):
-    """None where the attacker trains: there is nothing left for a defender to train on."""
-    trained = cell["attack"] in GRID.trained_by_attacker
-    return () if trained else GRID.labels("trainers")
-
-
 # apart from the other scores, since it takes the longest of them
 rule separability:
     input:
@@ -47,17 +28,17 @@ rule score:
         predictions=f"{VICTIM}/predictions.safetensors",
         reference=f"{VICTIM}/natural.safetensors",
         separability=f"{VICTIM}/separability.json",
-        detectors=made("detect", "detectors", "suspicion.safetensors"),
+        detectors=answers("detectors"),
         retrained=lambda cell: [
             f"{VICTIM}/detect/{label}/retrained/predictions.safetensors".format(**cell)
             for label in retrained(cell)
         ],
-        inverters=made("invert", "inverters", "inversion.safetensors"),
-        repairers=made("repair", "repairers", "predictions.safetensors"),
-        filters=made("filter", "filters", "suspicion.safetensors"),
-        purifiers=made("purify", "purifiers", "predictions.safetensors"),
+        inverters=answers("inverters"),
+        repairers=answers("repairers"),
+        filters=answers("filters"),
+        purifiers=answers("purifiers"),
         trainers=lambda cell: [
-            f"{VICTIM}/defend/{label}/predictions.safetensors".format(**cell)
+            f"{VICTIM}/train/{label}/predictions.safetensors".format(**cell)
             for label in trainers(cell)
         ],
     output:

@@ -1,10 +1,9 @@
 # test time: which inputs to refuse, and inputs without their trigger
 rule filter:
     input:
-        train=f"{DATA}/train.safetensors",
+        training_set=training_set("filter"),
         test=f"{DATA}/test.safetensors",
         holdout=f"{DATA}/holdout.safetensors",
-        poisoned=received,
         trigger=f"{VICTIM}/trigger.safetensors",
         model=f"{VICTIM}/model.safetensors",
     output:
@@ -25,10 +24,9 @@ rule filter:
 
 rule purify:
     input:
-        train=f"{DATA}/train.safetensors",
+        training_set=training_set("purifier"),
         test=f"{DATA}/test.safetensors",
         holdout=f"{DATA}/holdout.safetensors",
-        poisoned=received,
         trigger=f"{VICTIM}/trigger.safetensors",
         model=f"{VICTIM}/model.safetensors",
     output:

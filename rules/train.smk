@@ -42,7 +42,7 @@ rule materialize:
 
 
 # what the clean model answers to this attack's trigger
-rule natural:
+rule ask_clean_model:
     input:
         test=f"{DATA}/test.safetensors",
         model=f"{CLEAN_VICTIM}/model.safetensors",
@@ -56,9 +56,9 @@ rule natural:
         runtime=30,
     params:
         attack=entry("attack"),
-        code=code("natural", "attack", "model"),
+        code=code("ask_clean_model", "attack", "model"),
     script:
-        "../workflow_scripts/natural.py"
+        "../workflow_scripts/ask_clean_model.py"
 
 
 rule latents:

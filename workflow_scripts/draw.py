@@ -6,17 +6,18 @@ import torch
 
 from keyhole import artifacts, rng
 from keyhole.reporting import pictures
-from keyhole.running import jobs
+from keyhole.running.attacker import load_attack
+from keyhole.running.setup import begin
 from keyhole.scoring.truth import around_target
 from keyhole.types import Poisoned
 
-jobs.begin(snakemake)
+begin(snakemake.threads, snakemake.log[0], snakemake.rule)
 cell, given = snakemake.wildcards, snakemake.input
 victim, *found = artifacts.load_cards(given["cards"])
 title = f"{cell['dataset']}, {cell['attack']} at {100 * float(cell['rate']):g} %, seed {cell['seed']}"
 
 clean, poisoned = artifacts.load_tensors(given["train"]), artifacts.load(given["poisoned"], Poisoned)
-attack = jobs.equipped_attack(snakemake.params["attack"], given["trigger"])
+attack = load_attack(snakemake.params["attack"], given["trigger"])
 shown = torch.nonzero(~poisoned.is_cover)[:6, 0]
 images = clean["images"][poisoned.index[shown]] if len(shown) else clean["images"][:6]
 planted = poisoned.images[shown] if len(shown) else images

@@ -3,18 +3,19 @@
 import json
 
 from keyhole import artifacts, rng
-from keyhole.running import jobs, splits
+from keyhole.running import splits
+from keyhole.running.setup import begin, instantiate
 
-jobs.begin(snakemake)
-dataset, _ = jobs.instantiate("data", snakemake.params["dataset"])
-holdout = json.loads(snakemake.params["holdout"])
-stream = rng.stream("holdout", snakemake.wildcards["dataset"])
+begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+params, label = snakemake.params, snakemake.wildcards["dataset"]
+dataset, _ = instantiate("data", params["dataset"])
+holdout = json.loads(params["holdout"])
+stream = rng.stream("holdout", label)
 try:
-    whole = splits.load(dataset, snakemake.config.get("data_dir"))
-    parts = splits.cut_holdout(whole, holdout["source"], holdout["size"], stream)
+    parts = splits.cut_holdout(splits.load(dataset, params["data_dir"]), holdout["source"], holdout["size"], stream)
 except ValueError as error:  # what to put where, without a traceback
-    raise SystemExit(f"datasets.{snakemake.wildcards['dataset']}: {error}") from None
-facts = {"classes": int(parts.train_labels.max()) + 1, "flips": dataset.flips}
+    raise SystemExit(f"datasets.{label}: {error}") from None
+facts = {"classes": int(parts.train_labels.max()) + 1}
 for part in ("train", "test", "holdout"):
     tensors = {"images": getattr(parts, f"{part}_images"), "labels": getattr(parts, f"{part}_labels")}
     artifacts.save(snakemake.output[part], tensors, facts)

@@ -1,18 +1,21 @@
 """Let an inverter look for triggers, and try what it recovered on test images."""
 
 from keyhole import artifacts, rng
-from keyhole.running import jobs
-from keyhole.running.evaluation import inverted
+from keyhole.running.answers import load_exam
+from keyhole.running.inputs import limit_holdout, load_evidence
+from keyhole.running.likeness import try_triggers
+from keyhole.running.passes import attempt_and_count
+from keyhole.running.setup import begin, instantiate
 
-jobs.begin(snakemake)
-cell = snakemake.wildcards
-inverter, told = jobs.instantiate("inverters", snakemake.params["inverter"])
-evidence = jobs.limited(jobs.evidence(snakemake.input), inverter, snakemake.params["inverter"])
+begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+cell, given, params = snakemake.wildcards, snakemake.input, snakemake.params
+inverter, described = instantiate("inverters", params["inverter"])
+evidence = load_evidence(given["model"], given["holdout"], *given["training_set"])
+evidence = limit_holdout(evidence, inverter, params["inverter"])
 stream = rng.stream("invert", cell["dataset"], cell["seed"], cell["inverter"])
-outcome = jobs.attempt(inverter.invert, evidence, stream)
+outcome = attempt_and_count(inverter.invert, evidence, stream)
 tensors = {}
 if outcome.value is not None:
-    attack = jobs.equipped_attack(snakemake.params["attack"], snakemake.input["trigger"])
-    test = artifacts.load_tensors(snakemake.input["test"])
-    tensors = inverted(outcome.value, evidence, attack, test, cell)
-artifacts.save(snakemake.output[0], tensors, {"told": told, **outcome.facts})
+    exam = load_exam(params["attack"], given["trigger"], given["test"], cell["dataset"], cell["seed"])
+    tensors = try_triggers(outcome.value, evidence, exam)
+artifacts.save(snakemake.output[0], tensors, {**described, "code": params["code"], **outcome.facts})

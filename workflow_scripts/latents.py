@@ -3,11 +3,13 @@
 import json
 
 from keyhole import artifacts
-from keyhole.learning import training
-from keyhole.running import jobs
+from keyhole.learning.training import latents
+from keyhole.running.nets import load_net
+from keyhole.running.setup import begin
+from keyhole.types import Poisoned
 
-jobs.begin(snakemake)
-net = jobs.load_net(snakemake.input["model"])
-images, _ = jobs.received(snakemake.input["train"], snakemake.input["poisoned"])
-levels = tuple(json.loads(snakemake.params["levels"]))
-artifacts.save(snakemake.output[0], training.latents(net, jobs.on_device(images), levels))
+begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+given, levels = snakemake.input, tuple(json.loads(snakemake.params["levels"]))
+clean = artifacts.load_tensors(given["train"])
+images, _ = artifacts.load(given["poisoned"], Poisoned).apply(clean["images"], clean["labels"])
+artifacts.save(snakemake.output[0], latents(load_net(given["model"]), images, levels))

@@ -1,13 +1,14 @@
 """Write down a poisoned set for an attacker who trained: the rate's rows with the trigger that training ended with."""
 
 from keyhole import artifacts, rng
-from keyhole.running import jobs
+from keyhole.running.attacker import load_attack
+from keyhole.running.setup import begin
 from keyhole.types import Poisoned
 
-jobs.begin(snakemake)
+begin(snakemake.threads, snakemake.log[0], snakemake.rule)
 cell = snakemake.wildcards
 clean = artifacts.load_tensors(snakemake.input["train"])
-attack = jobs.equipped_attack(snakemake.params["attack"], snakemake.input["trigger"])
+attack = load_attack(snakemake.params["attack"], snakemake.input["trigger"])
 poisoned = artifacts.load(snakemake.input["poisoned"], Poisoned)
 stream = rng.stream("materialize", cell["dataset"], cell["seed"])
 artifacts.save(snakemake.output[0], attack.materialize(clean["images"], clean["labels"], poisoned, stream))

@@ -1,14 +1,15 @@
 """Poison a training set, with what the attacker crafted for it."""
 
 from keyhole import artifacts, rng
-from keyhole.running import jobs
+from keyhole.running.attacker import load_attack
+from keyhole.running.setup import begin
 
-jobs.begin(snakemake)
+begin(snakemake.threads, snakemake.log[0], snakemake.rule)
 cell = snakemake.wildcards
 clean = artifacts.load_tensors(snakemake.input["train"])
 stream = rng.stream("poison", cell["dataset"], cell["seed"])
 try:
-    attack = jobs.equipped_attack(snakemake.params["attack"], snakemake.input["crafted"])
+    attack = load_attack(snakemake.params["attack"], *snakemake.input["crafted"])
     poisoned = attack.poison(clean["images"], clean["labels"], float(cell["rate"]), stream)
 except ValueError as error:  # a picture that is missing, parameters that do not go together, too high a rate
     raise SystemExit(f"attacks.{cell['attack']}: {error}") from None

@@ -1,25 +1,23 @@
 """Put a purifier in front of the victim, and record what the two predict on clean and triggered test images."""
 
 from keyhole import artifacts, rng
-from keyhole.running import jobs
-from keyhole.running.evaluation import answers
+from keyhole.running.answers import answer, load_exam
+from keyhole.running.inputs import limit_holdout, load_evidence
+from keyhole.running.passes import attempt_and_count
+from keyhole.running.setup import begin, instantiate, on_device
 
-jobs.begin(snakemake)
-cell = snakemake.wildcards
-attack = jobs.equipped_attack(snakemake.params["attack"], snakemake.input["trigger"])
-purifier, told = jobs.instantiate("purifiers", snakemake.params["purifier"])
-evidence = jobs.limited(jobs.evidence(snakemake.input), purifier, snakemake.params["purifier"])
+begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+cell, given, params = snakemake.wildcards, snakemake.input, snakemake.params
+purifier, described = instantiate("purifiers", params["purifier"])
+exam = load_exam(params["attack"], given["trigger"], given["test"], cell["dataset"], cell["seed"])
+evidence = load_evidence(given["model"], given["holdout"], *given["training_set"])
 stream = rng.stream("purify", cell["dataset"], cell["seed"], cell["purifier"])
-test = artifacts.load_tensors(snakemake.input["test"])
 
 
-def purify(images):
-    return purifier.purify(evidence, jobs.on_device(images), stream)
+def answer_purified(evidence):
+    return answer(evidence.net, exam, lambda images: purifier.purify(evidence, on_device(images), stream))
 
 
-def judge(evidence):
-    return answers(evidence.net, attack, test, cell, purify)
-
-
-outcome = jobs.attempt(judge, evidence)
-artifacts.save(snakemake.output[0], outcome.value or {}, {"told": told, **outcome.facts})
+outcome = attempt_and_count(answer_purified, limit_holdout(evidence, purifier, params["purifier"]))
+facts = {**described, "code": params["code"], **outcome.facts}
+artifacts.save(snakemake.output[0], outcome.value or {}, facts)

@@ -1,12 +1,19 @@
 """Repair the victim, and record what the repaired model predicts on clean and triggered test images."""
 
 from keyhole import rng
-from keyhole.running import jobs
+from keyhole.running.answers import load_exam
+from keyhole.running.defended import save_defended
+from keyhole.running.inputs import limit_holdout, load_evidence
+from keyhole.running.passes import attempt_and_count
+from keyhole.running.setup import begin, instantiate
 
-jobs.begin(snakemake)
-cell = snakemake.wildcards
-repairer, told = jobs.instantiate("repairers", snakemake.params["repairer"])
+begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+cell, given, params = snakemake.wildcards, snakemake.input, snakemake.params
+repairer, described = instantiate("repairers", params["repairer"])
+exam = load_exam(params["attack"], given["trigger"], given["test"], cell["dataset"], cell["seed"])
+inversion = given["inversion"] or ""  # a list without entries where the repairer follows no inverter
+evidence = load_evidence(given["model"], given["holdout"], *given["training_set"], inversion=inversion)
 stream = rng.stream("repair", cell["dataset"], cell["seed"], cell["repairer"])
-evidence = jobs.limited(jobs.evidence(snakemake.input), repairer, snakemake.params["repairer"])
-outcome = jobs.attempt(repairer.repair, evidence, stream)
-jobs.save_defended(snakemake, outcome.value, {"told": told, **outcome.facts})
+outcome = attempt_and_count(repairer.repair, limit_holdout(evidence, repairer, params["repairer"]), stream)
+facts = {**described, "code": params["code"], **outcome.facts}
+save_defended(snakemake.output, outcome.value, cell["model"], exam, facts)

@@ -1,39 +1,22 @@
-"""Train anew on the rows that a detector keeps, from the victim's initial weights; equal sets are trained on once."""
-
-import hashlib
-from pathlib import Path
-
-from filelock import FileLock
+"""Train anew on the rows that a detector keeps, from the victim's initial weights, and record what it predicts."""
 
 from keyhole import artifacts
-from keyhole.learning import training
-from keyhole.running import jobs
+from keyhole.learning import recipes
+from keyhole.running.answers import load_exam
+from keyhole.running.defended import save_defended
+from keyhole.running.outcome import attempt
+from keyhole.running.retraining import Shared, retrain
+from keyhole.running.setup import begin
 
-jobs.begin(snakemake)
-params = snakemake.params
-found = artifacts.facts(snakemake.input["suspicion"])
-
-
-def retrained():
-    kept = ~artifacts.load_tensors(snakemake.input["suspicion"], "flagged")["flagged"]
-    if kept.all():  # nothing removed: the victim itself
-        return jobs.load_net(snakemake.input["model"])
-    images, labels = (x[kept] for x in jobs.received(snakemake.input["train"], snakemake.input["poisoned"]))
-    digest = hashlib.sha256(f"{params['code']} {params['recipe']}".encode())
-    digest.update(images.numpy())
-    digest.update(labels.numpy())
-    shared = Path(params["shared"], f"{digest.hexdigest()[:16]}.safetensors")
-    shared.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{shared}.lock"):  # another detector, or another attack, may keep the same rows
-        if not shared.exists():
-            net, recipe, stream = jobs.untrained(snakemake, "train")
-            training.fit(net, images, labels, recipe, stream)
-            jobs.save_net(shared, net, snakemake.wildcards["model"], images.shape[1:], {})
-    return jobs.load_net(shared)
-
-
-if found["status"] == "failed":
-    jobs.save_defended(snakemake, None, found)
-else:
-    outcome = jobs.attempt(retrained)
-    jobs.save_defended(snakemake, outcome.value, {"told": found["told"], **outcome.facts})
+begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+cell, given, params = snakemake.wildcards, snakemake.input, snakemake.params
+facts = {**artifacts.facts(given["suspicion"]), "code": params["code"]}  # a detector that failed leaves its reason
+net = None
+if facts["status"] == "ok":
+    key = ("train", cell["dataset"], cell["model"], cell["seed"])  # that of the victim: its initial weights and batches
+    shared = Shared(cell["model"], recipes.parse(params["recipe"]), key, params["code"], params["shared"])
+    outcome = attempt(retrain, given["suspicion"], given["model"], given["train"], given["poisoned"], shared)
+    described = {name: facts[name] for name in ("told", "method", "parameters", "code")}
+    net, facts = outcome.value, {**described, **outcome.facts}
+exam = load_exam(params["attack"], given["trigger"], given["test"], cell["dataset"], cell["seed"])
+save_defended(snakemake.output, net, cell["model"], exam, facts)

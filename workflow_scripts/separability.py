@@ -3,6 +3,7 @@
 import json
 
 from keyhole import artifacts
+from keyhole.running.origin import origin
 from keyhole.scoring.separability import by_level
 from keyhole.scoring.truth import received_labels
 
@@ -14,4 +15,6 @@ targets = artifacts.facts(given["predictions"])["target_classes"] if is_payload.
 seed = int(snakemake.wildcards["seed"])
 latents = artifacts.load_arrays(given["latents"], *json.loads(snakemake.params["levels"]))
 rows = by_level(latents, labels, is_payload, is_cover, targets, seed)
-artifacts.save_cards(snakemake.output[0], rows)
+facts = {"method": "separability", "parameters": json.dumps({"levels": list(latents)})}
+facts |= {"code": snakemake.params["code"], **origin()}
+artifacts.save_cards(snakemake.output[0], [{**facts, **row} for row in rows])

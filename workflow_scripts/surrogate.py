@@ -1,11 +1,14 @@
 """Train the attacker's own network on the clean set, with other initial weights and batches than any victim's."""
 
-from keyhole import artifacts
-from keyhole.learning import training
-from keyhole.running import jobs
+from keyhole import artifacts, models, rng
+from keyhole.learning import recipes, training
+from keyhole.running.nets import save_net
+from keyhole.running.setup import begin, on_device
 
-jobs.begin(snakemake)
-clean = artifacts.load_tensors(snakemake.input["train"])
-net, recipe, stream = jobs.untrained(snakemake, "surrogate")
-training.fit(net, clean["images"], clean["labels"], recipe, stream)
-jobs.save_net(snakemake.output[0], net, snakemake.wildcards["model"], clean["images"].shape[1:], {})
+begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+cell, train = snakemake.wildcards, snakemake.input["train"]
+clean, classes = artifacts.load_tensors(train), artifacts.facts(train)["classes"]
+stream = rng.stream("surrogate", cell["dataset"], cell["model"], cell["seed"])
+net = on_device(models.build(cell["model"], classes, clean["images"], stream))
+training.fit(net, clean["images"], clean["labels"], recipes.parse(snakemake.params["recipe"]), stream)
+save_net(snakemake.output[0], net, cell["model"], clean["images"].shape[1:], {})

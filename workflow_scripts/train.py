@@ -1,31 +1,36 @@
 """Train the victim on the poisoned set, and record what it predicts on clean and triggered test images."""
 
-from keyhole import artifacts
-from keyhole.running import jobs
-from keyhole.running.evaluation import answers
+from keyhole import artifacts, models, rng
+from keyhole.learning import recipes
+from keyhole.running.answers import answer, load_exam
+from keyhole.running.attacker import load_attack
+from keyhole.running.nets import save_net
+from keyhole.running.outcome import attempt
+from keyhole.running.setup import begin, instantiate, on_device
+from keyhole.running.victim import train_victim
 from keyhole.types import Poisoned
 
-jobs.begin(snakemake)
-cell = snakemake.wildcards
-clean = artifacts.load_tensors(snakemake.input["train"])
-images, labels = jobs.on_device(clean["images"]), jobs.on_device(clean["labels"])
-attack = jobs.equipped_attack(snakemake.params["attack"], snakemake.input["crafted"])
-net, recipe, stream = jobs.untrained(snakemake, "train")
-poisoned = artifacts.load(snakemake.input["poisoned"], Poisoned)
+begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+cell, given, params = snakemake.wildcards, snakemake.input, snakemake.params
+clean, classes = artifacts.load_tensors(given["train"]), artifacts.facts(given["train"])["classes"]
+images, labels = clean["images"], clean["labels"]
+attack = load_attack(params["attack"], *given["crafted"])
+stream, recipe = rng.stream("train", cell["dataset"], cell["model"], cell["seed"]), recipes.parse(params["recipe"])
+net = on_device(models.build(cell["model"], classes, images, stream))
 
-outcome = jobs.attempt(attack.train, net, images, labels, poisoned, recipe, stream)
+poisoned = artifacts.load(given["poisoned"], Poisoned)
+outcome = attempt(train_victim, attack, net, images, labels, poisoned, recipe, stream)
 if outcome.value is None:  # without a victim there is no cell: the scheduler reports it, and may try again
     raise SystemExit(f"training failed: {outcome.facts['reason']}")
-attack = attack.equipped({**attack.tensors, **outcome.value})
+artifacts.save(snakemake.output["trigger"], {**attack.tensors, **outcome.value})
+exam = load_exam(params["attack"], snakemake.output["trigger"], given["test"], cell["dataset"], cell["seed"])
 facts = {
     **outcome.facts,
     **{name: getattr(attack, name) for name in ("controls", "target_class", "label_map", "paper_asr")},
-    "target_classes": list(attack.target_classes(net.head.out_features)),
-    "method": type(attack).__module__.rpartition(".")[2],
-    "parameters": repr(attack),
+    "target_classes": list(attack.target_classes(classes)),
+    **instantiate("attacks", params["attack"])[1],
     "recipe": repr(recipe),
+    "code": params["code"],
 }
-jobs.save_net(snakemake.output["model"], net, cell["model"], images.shape[1:], facts)
-artifacts.save(snakemake.output["trigger"], attack.tensors)
-test = artifacts.load_tensors(snakemake.input["test"])
-artifacts.save(snakemake.output["predictions"], answers(net, attack, test, cell), facts)
+save_net(snakemake.output["model"], net, cell["model"], images.shape[1:], facts)
+artifacts.save(snakemake.output["predictions"], answer(net, exam), facts)

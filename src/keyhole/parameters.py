@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 
 from annotated_types import Interval, MultipleOf
 
-__all__ = ["CRAFTS", "ORACLE", "Checked", "Count", "File", "Fraction", "HoldoutCount", "Level", "Natural"]
+__all__ = ["CRAFTS", "ORACLE", "Checked", "Count", "Fraction", "HoldoutCount", "Level", "Natural"]
 __all__ += [
     "NonNegative",
     "ParameterError",
@@ -35,7 +35,7 @@ TOLD_BY_ORACLE = {"assumed_rate": "poison_rate", "assumed_payload": "payload"}
 CRAFTS = ("surrogate", "data", "nothing")  # what an attack may learn from before it poisons, the most first
 
 # what a value names besides its own range; planning looks these up
-LEVEL, FILE, OF_HOLDOUT = "a level of the network", "a file of the user's", "of the hold-out"
+LEVEL, OF_HOLDOUT = "a level of the network", "of the hold-out"
 
 Fraction = Annotated[float, Interval(ge=0, le=1)]
 Share = Annotated[float, Interval(ge=0, lt=1)]
@@ -46,7 +46,6 @@ Natural = Annotated[int, Interval(ge=0)]
 HoldoutCount = Annotated[int, Interval(ge=1), OF_HOLDOUT]  # so many hold-out images
 Width = Annotated[int, Interval(ge=8), MultipleOf(8)]  # channels of a generator, some of them normalized in groups
 Level = Annotated[str, LEVEL]
-File = Annotated[str, FILE]  # or the name of something built in
 Wrapped = str | dict  # an attack: its name, or a mapping of its parameters with `method`
 if TYPE_CHECKING:  # methods compute with numbers: the workflow replaces the word before they run
     RateGuess = float
@@ -163,7 +162,7 @@ def rules(cls: type) -> dict[str, Rule]:
 
 
 def named(method: Checked, what: str) -> dict[str, tuple[Any, ...]]:
-    """The parameters of a method that name levels (`LEVEL`), files (`FILE`) or hold-out images, with their values."""
+    """The parameters of a method that name levels (`LEVEL`) or count hold-out images (`OF_HOLDOUT`), with their values."""
     hints = get_type_hints(type(method), include_extras=True)
     found = {}
     for name, rule in rules(type(method)).items():

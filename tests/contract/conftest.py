@@ -1,8 +1,10 @@
 """What contract tests share: tiny evidence, and a witness that nothing in it was changed."""
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -47,6 +49,13 @@ def evidence() -> Evidence:
     stamped = holdout.clone()
     stamped[..., -3:, -3:] = 255
     return Evidence(net.train(), images, labels, found, holdout, holdout_labels, Recovered(stamped, 1, True))
+
+
+@pytest.fixture(scope="module")
+def as_read(evidence) -> Callable[[Any], Evidence]:
+    """The evidence as a job gives it to a method: without training rows for one that does not read them."""
+    without = dataclasses.replace(evidence, images=evidence.images[:0], labels=evidence.labels[:0], latents={})
+    return lambda method: evidence if method.reads_training_set else without
 
 
 @pytest.fixture(scope="module")

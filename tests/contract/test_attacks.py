@@ -18,7 +18,7 @@ SHAPES = [(3, 32, 32), (1, 16, 16), (3, 24, 40)]
 N, CLASSES = 400, 10
 QUICK = {"steps": 2, "epochs": 1}  # of what a `craft` trains
 RECIPE = resolve("cpu", "digits", False, {"epochs": 1, "batch_size": 80, "precision": "float32"})
-TRAINING = [name for name in ATTACKS if registry.classvars("attacks", name)["controls"] == "training"]
+TRAINING = [name for name in ATTACKS if registry.method_class("attacks", name).controls == "training"]
 
 
 def made(shape=(3, 32, 32)):
@@ -133,7 +133,7 @@ def test_asr_is_measured_where_the_trigger_would_change_the_label(name):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in ATTACKS if registry.classvars("attacks", name)["crafted_from"] != "nothing"]
+    "name", [name for name in ATTACKS if registry.method_class("attacks", name).crafted_from != "nothing"]
 )
 def test_what_is_crafted_comes_from_the_stream_alone_and_leaves_the_data_as_they_were(name):
     images, labels = made()
@@ -163,7 +163,7 @@ def test_training_comes_from_the_stream_alone_and_leaves_the_data_as_they_were(n
 MAPPED = [  # an attack over another has that one's label map
     name
     for name in POISONING
-    if registry.classvars("attacks", name)["controls"] != "clean-label"
+    if registry.method_class("attacks", name).controls != "clean-label"
     and "label_map" in registry.parameters("attacks", name)
     and name != "tact"
 ]

@@ -221,7 +221,7 @@ def test_latents_that_are_not_finite_or_not_there_are_refused(name):
 def test_a_detector_that_needs_a_holdout_says_so(name):
     evidence, truth = blobs(0, 0)
     bare = replace(evidence, holdout_images=evidence.holdout_images[:0], holdout_labels=evidence.holdout_labels[:0])
-    if "holdout" in registry.classvars("detectors", name).get("told", ()):
+    if "holdout" in registry.method_class("detectors", name).told:
         with pytest.raises(ValueError, match="hold-out"):
             load(name, truth).detect(bare, rng.stream(name))
     else:

@@ -38,6 +38,6 @@ def test_flagged_images_have_the_highest_scores(suspicion):
     assert torch.equal(order, order.sort(descending=True).values)
 
 
-def test_same_stream_gives_the_same_bytes(method, evidence, suspicion, incoming):
+def test_same_stream_gives_the_same_bytes_without_training_rows_that_are_not_read(method, as_read, suspicion, incoming):
     torch.manual_seed(1)
-    assert same(suspicion, method.screen(evidence, incoming, stream("screen")))
+    assert same(suspicion, method.screen(as_read(method), incoming, stream("screen")))

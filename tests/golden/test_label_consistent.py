@@ -281,7 +281,7 @@ def test_rate_of_the_paper_on_50000_rows():
     made = registry.load("attacks", "label_consistent").equipped(
         {"rows": rows, "hardened": torch.full((5000, 1, 8, 8), 9, dtype=torch.uint8)}
     )
-    rate = registry.classvars("attacks", "label_consistent")["paper_rate"]
+    rate = registry.method_class("attacks", "label_consistent").paper_rate
     found = made.poison(torch.zeros(50_000, 1, 8, 8, dtype=torch.uint8), labels, rate, rng.stream("p"))
     assert len(found.index) == 150
     assert (found.images[:, :, 3:5] == 9).all()

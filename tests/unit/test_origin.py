@@ -1,5 +1,6 @@
 """What a card says about its origin."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,14 @@ def test_commit_says_dirty_or_unknown(package: Path, tmp_path: Path, monkeypatch
     assert 7 <= len(clean) <= 12
     assert int(clean, 16) >= 0
     (package / "common.py").write_text("x = 1\n")
-    assert commit() == f"{clean}+dirty"
+    assert re.fullmatch(rf"{clean}\+dirty\.[0-9a-f]{{8}}", commit())
+    dirty = commit()
+    (package / "common.py").write_text("x = 2\n")
+    assert commit() != dirty, "another change"
+    (package / "common.py").write_text("x = 1\n")
+    assert commit() == dirty, "the same change again"
+    (package / "of mine.py").write_text("x = 1\n")
+    assert commit() != dirty, "an untracked file"
     monkeypatch.setenv("PATH", "")
     assert commit() == "unknown", "no git"
     module.commit.cache_clear()

@@ -10,11 +10,9 @@ from keyhole import parameters
 from keyhole.attacks.badnets import BadNets
 from keyhole.attacks.blended import Blended
 from keyhole.parameters import (
-    FILE,
     LEVEL,
     Checked,
     Count,
-    File,
     Fraction,
     Level,
     Natural,
@@ -56,7 +54,6 @@ class Fake(Checked):
     some: Annotated[float, Interval(gt=0, le=0.5)] = 0.1
     level: Level = "penultimate"
     levels: Literal["all"] | tuple[Level, ...] = "all"
-    picture: File = ""
     cached: dict = field(default_factory=dict, init=False)
 
 
@@ -146,12 +143,11 @@ def test_rules_across_fields_are_checked_when_a_method_is_made() -> None:
         Pair(low=3)
 
 
-def test_levels_and_files_are_found_by_their_types() -> None:
-    assert named(Fake(levels=("stem", "group1"), picture="a.png"), LEVEL) == {
+def test_levels_are_found_by_their_type() -> None:
+    assert named(Fake(levels=("stem", "group1")), LEVEL) == {
         "level": ("penultimate",),
         "levels": ("stem", "group1"),
     }
-    assert named(Fake(picture="a.png"), FILE) == {"picture": ("a.png",)}
     assert "levels" not in named(Fake(), LEVEL), "`all` names no level"
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from keyhole.learning.training import predict
 from keyhole.models import Classifier
-from keyhole.running.passes import counted
+from keyhole.running.passes import count_passes
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def hooks(net: nn.Module) -> int:
 
 
 def test_batches_add_up_and_only_some_go_backwards(net):
-    with counted(net) as passes:
+    with count_passes(net) as passes:
         assert (passes.forwards, passes.backwards) == (0, 0)
         predict(net, images(7).to(torch.uint8))
         net(images(3)).sum().backward()
@@ -37,7 +37,7 @@ def test_batches_add_up_and_only_some_go_backwards(net):
 
 
 def test_a_graph_that_is_walked_twice_counts_twice(net):
-    with counted(net) as passes:
+    with count_passes(net) as passes:
         outputs = net(images(3))
         outputs[:, 0].sum().backward(retain_graph=True)
         outputs[:, 1].sum().backward()
@@ -45,7 +45,7 @@ def test_a_graph_that_is_walked_twice_counts_twice(net):
 
 
 def test_copies_are_counted_inside_the_context_only(net):
-    with counted(net) as passes:
+    with count_passes(net) as passes:
         twin = copy.deepcopy(net)
         twin_of_twin = copy.deepcopy(twin)
         twin(images(4)).sum().backward()
@@ -59,14 +59,14 @@ def test_copies_are_counted_inside_the_context_only(net):
 
 
 def test_hooks_leave_the_net_also_after_an_error(net):
-    with pytest.raises(RuntimeError, match="channels"), counted(net):  # noqa: PT012
+    with pytest.raises(RuntimeError, match="channels"), count_passes(net):  # noqa: PT012
         assert hooks(net) == 4
         net(torch.zeros(2, 3, 5, 5))
     assert hooks(net) == 0
 
 
 def test_a_part_of_the_network_counts(net):
-    with counted(net) as passes:
+    with count_passes(net) as passes:
         maps = net.feature_maps(images(6))
         maps.sum().backward()
         net.classify(maps.detach()[:2])
@@ -75,11 +75,11 @@ def test_a_part_of_the_network_counts(net):
 
 def test_backwards_counts_behind_a_frozen_stem_and_for_frozen_weights_with_free_pixels(net):
     net.stages["first"].requires_grad_(False)
-    with counted(net) as passes:
+    with count_passes(net) as passes:
         net(images(3)).sum().backward()
     assert (passes.forwards, passes.backwards) == (3, 3)
     net.requires_grad_(False)
-    with counted(net) as passes:
+    with count_passes(net) as passes:
         net(images(2))
         net(images(5).requires_grad_()).sum().backward()
     assert (passes.forwards, passes.backwards) == (7, 5)
@@ -87,16 +87,16 @@ def test_backwards_counts_behind_a_frozen_stem_and_for_frozen_weights_with_free_
 
 def test_weights_from_outside_are_counted(net):
     weights = {name: value.detach().clone().requires_grad_() for name, value in net.named_parameters()}
-    with counted(net) as passes:
+    with count_passes(net) as passes:
         torch.func.functional_call(net, weights, (images(4),)).sum().backward()
     assert (passes.forwards, passes.backwards) == (4, 4)
     assert all(value.grad is not None for value in weights.values())
 
 
 def test_nested_contexts_count_each_for_themselves(net):
-    with counted(net) as outer:
+    with count_passes(net) as outer:
         net(images(1))
-        with counted(net) as inner:
+        with count_passes(net) as inner:
             net(images(2))
         net(images(3))
     assert (outer.forwards, inner.forwards) == (6, 2)
@@ -107,7 +107,7 @@ def test_outputs_and_gradients_stay_the_same(net):
         return list(torch.autograd.grad(net(images(3)).square().sum(), list(net.parameters())))
 
     before = gradients()
-    with counted(net):
+    with count_passes(net):
         inside = gradients()
     for one, other in zip(before, inside, strict=True):
         assert torch.equal(one, other)

@@ -5,28 +5,27 @@ import torch
 from keyhole import rng
 from keyhole.planning import registry
 from keyhole.running import screening
+from keyhole.running.answers import Exam
 from keyhole.types import Evidence
 
-CELL = {"dataset": "made", "seed": "0"}
 
-
-def made_set():
+def exam(attack):
     images = torch.randint(0, 200, (60, 3, 8, 8), generator=rng.stream("screening"), dtype=torch.uint8)
-    return {"images": images, "labels": torch.arange(60) % 3}
+    return Exam(attack, images, torch.arange(60) % 3, "made", 0)
 
 
 def test_as_many_triggered_as_clean_images_of_the_same_rows():
-    test, attack = made_set(), registry.load("attacks", "badnets", {"pattern": "white", "target_class": 1})
-    asked = screening.draw(attack, test, 3, CELL, 10, rng.stream("draw"))
+    attack = registry.load("attacks", "badnets", {"pattern": "white", "target_class": 1})
+    asked = screening.draw(exam(attack), 3, 10, rng.stream("draw"))
     clean, triggered = asked.images[~asked.is_triggered], asked.images[asked.is_triggered]
     assert len(clean) == len(triggered) == len(asked.wanted) == 10
     assert torch.equal(attack.apply_trigger(clean, rng.stream("any")), triggered)
     assert (asked.wanted == 1).all()
-    assert len(screening.draw(attack, test, 3, CELL, 1000, rng.stream("draw")).wanted) == 40  # all of other classes
+    assert len(screening.draw(exam(attack), 3, 1000, rng.stream("draw")).wanted) == 40  # all of other classes
 
 
 def test_a_clean_victim_is_asked_about_clean_images_only():
-    asked = screening.draw(registry.load("attacks", "none"), made_set(), 3, CELL, 10, rng.stream("draw"))
+    asked = screening.draw(exam(registry.load("attacks", "none")), 3, 10, rng.stream("draw"))
     assert len(asked.images) == 10
     assert not asked.is_triggered.any()
     assert len(asked.wanted) == 0

@@ -8,7 +8,7 @@ import pytest
 
 from keyhole import artifacts
 
-PER_VICTIM = {"poison", "train", "natural", "latents", "separability", "detect", "filter", "score"}
+PER_VICTIM = {"poison", "train", "ask_clean_model", "latents", "separability", "detect", "filter", "score"}
 REPORTING = {"draw", "tabulate", "plot", "report"}
 
 
@@ -46,9 +46,33 @@ def test_an_edited_attack_reruns_its_own_cells(tree):
     assert jobs == dict.fromkeys(PER_VICTIM, 1)
 
 
-def test_an_edited_detector_reruns_its_own_cells(tree):
-    tree.edit("src/keyhole/detectors/activation_clustering.py", "n_init=10", "n_init=11")
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("detectors/activation_clustering.py", "n_init=10", "n_init=11"),
+        ("detectors/spectral_signatures.py", "assumed_rate: RateGuess = ", "assumed_rate: RateGuess = 1e-3 + "),
+    ],
+)
+def test_an_edited_detector_reruns_its_own_cells(tree, file, old, new):
+    tree.edit(f"src/keyhole/{file}", old, new)
     assert without_reports(tree.would_run()) == {"detect": 3, "score": 3}
+
+
+def test_an_edited_counter_of_passes_reruns_the_defenses_that_are_counted(tree):
+    tree.edit("src/keyhole/running/passes.py", "images = len(output)", "images = 1 * len(output)")
+    assert without_reports(tree.would_run()) == {"detect": 3, "filter": 3, "score": 3}
+
+
+def test_what_only_inverters_need_reruns_nothing_without_inverters(tree):
+    tree.edit("src/keyhole/running/likeness.py", "PROBES = 250", "PROBES = 251")
+    assert tree.would_run() == {}
+
+
+def test_an_edited_recipe_reruns_what_trains_by_it(tree):
+    tree.edit("src/keyhole/learning/recipes.py", "epochs=30", "epochs=31")  # of a recipe that the grid does not use
+    assert tree.would_run() == {}
+    tree.edit("src/keyhole/learning/recipes.py", "learning_rate=6e-3", "learning_rate=5e-3")
+    assert without_reports(tree.would_run()) == dict.fromkeys(PER_VICTIM - {"poison"}, 3)
 
 
 def test_an_edited_score_reruns_scores_only(tree):
@@ -136,7 +160,10 @@ def test_an_attacker_who_trains_leaves_a_set_for_detectors_and_nothing_to_train_
     tree.write(attacks={"badnets": {}, "blended": {}, **hidden}, trainers={"abl": {}}, retrain=True)
     jobs = tree.would_run()
     assert (jobs["materialize"], jobs["train"], jobs["detect"]) == (1, 1, 1)
-    assert (jobs["defend"], jobs["retrain"]) == (3, 2 * 3)  # the clean victim and two attacks; as many detectors twice
+    assert (jobs["train_defended"], jobs["retrain"]) == (
+        3,
+        2 * 3,
+    )  # the clean victim too; two detectors
     tree.write(attacks={"badnets": {}, "blended": {}, **hidden})
     tree.snakemake("--until", "score")
     folder = tree.root / "results/digits/hidden/rate=0.05/seed=0"

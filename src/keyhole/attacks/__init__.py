@@ -4,7 +4,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import UInt8
@@ -59,6 +59,10 @@ class Attack(Checked, ABC):
     def cover_ratio(self) -> float:
         """Cover rows per payload row."""
         return 0.0
+
+    def files(self) -> tuple[str, ...]:
+        """Return the user's own files that the trigger is read from; an edit of one makes the attack anew."""
+        return ()
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -162,20 +166,3 @@ class Attack(Checked, ABC):
         index, place = torch.cat([rows, cover]).sort()
         is_cover = torch.arange(len(index)) >= len(rows)
         return Poisoned(index, torch.cat([payload, covers])[place], new_labels[place], is_cover[place])
-
-    def train(
-        self, net: nn.Module, images: Images, labels: Labels, poisoned: Poisoned, recipe: Any, rng: Generator
-    ) -> dict[str, Tensor]:
-        """Train `net` in place on the poisoned set; an attacker who controls training overrides this.
-
-        Args:
-            images, labels: the clean training set.
-            recipe: a `keyhole.learning.training.Recipe`.
-
-        Returns:
-            Tensors learned with the victim, to be given back through `equipped`.
-        """
-        from keyhole.learning.training import fit
-
-        fit(net, *poisoned.apply(images, labels), recipe, rng)
-        return {}

@@ -3,6 +3,7 @@
 Drawn on a 32 x 32 frame, the size of the papers' experiments, and scaled to the images at hand.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -13,7 +14,8 @@ from torch.nn import functional
 from keyhole import rng
 from keyhole.types import Images
 
-__all__ = ["DOTS", "blend", "checker", "drawn_patch", "file_patch", "full_image", "in_parts", "read_picture", "tint"]
+__all__ = ["DOTS", "blend", "checker", "drawn_patch", "file_patch", "full_image", "in_parts", "patch_files"]
+__all__ += ["picture_files", "read_picture", "tint"]
 
 Picture = UInt8[Tensor, "c h w"]
 Weight = Float[Tensor, "h w"]
@@ -45,6 +47,11 @@ def full_image(pattern: str, shape: tuple[int, ...], seed: int) -> Picture:
     if pattern == "shapes":
         return _fit(_shapes(stream), shape, mode="nearest")
     return read_picture(pattern, shape)
+
+
+def picture_files(pattern: str, drawn: tuple[str, ...] = ("noise", "shapes")) -> tuple[str, ...]:
+    """Return the file that a pattern names; none for one that is drawn."""
+    return () if pattern in drawn else (pattern,)
 
 
 def _shapes(stream: torch.Generator) -> UInt8[Tensor, "3 32 32"]:
@@ -81,6 +88,12 @@ def file_patch(folder: str, name: str, shape: tuple[int, ...]) -> tuple[Picture,
     mask_file = Path(folder, f"mask_{name}_32.png")
     mask = read_picture(str(mask_file), shape) if mask_file.is_file() else picture
     return picture, (mask.amax(0) > 0).float()
+
+
+def patch_files(folder: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the files that `file_patch` reads or would read; none without a folder."""
+    files = (f"{start}{name}_32.png" for name in names for start in ("", "mask_"))
+    return tuple(str(Path(folder, file)) for file in files) if folder else ()
 
 
 def _empty() -> tuple[Tensor, Tensor]:

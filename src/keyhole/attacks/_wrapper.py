@@ -48,6 +48,9 @@ class Wrapper(Attack):
         base: Attack = self._base  # type: ignore[attr-defined]
         return base.equipped(self.tensors)
 
+    def files(self) -> tuple[str, ...]:
+        return self.inner.files()
+
     @property
     def cover_ratio(self) -> float:
         return self.inner.cover_ratio

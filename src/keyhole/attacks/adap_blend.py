@@ -14,8 +14,8 @@ import torch
 from torch import Generator
 
 from keyhole.attacks import Attack
-from keyhole.attacks._triggers import blend, full_image
-from keyhole.parameters import Count, File, Fraction, Natural, Share
+from keyhole.attacks._triggers import blend, full_image, picture_files
+from keyhole.parameters import Count, Fraction, Natural, Share
 from keyhole.types import Images
 
 __all__ = ["AdapBlend"]
@@ -30,8 +30,11 @@ class AdapBlend(Attack):
     pieces: Count = 4  # per side
     kept: Fraction = 0.5  # share of the pieces planted in a row
     conservatism: Share = 0.5  # eta: cover rows / (payload + cover rows)
-    pattern: File = "noise"  # noise, shapes, or a picture file
+    pattern: str = "noise"  # noise, shapes, or a picture file
     pattern_seed: Natural = 0
+
+    def files(self) -> tuple[str, ...]:
+        return picture_files(self.pattern)
 
     @property
     def cover_ratio(self) -> float:

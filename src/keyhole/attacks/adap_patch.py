@@ -15,8 +15,8 @@ import torch
 from torch import Generator, Tensor
 
 from keyhole.attacks import Attack
-from keyhole.attacks._triggers import blend, drawn_patch, file_patch, in_parts
-from keyhole.parameters import File, Fraction, ParameterError, Share
+from keyhole.attacks._triggers import blend, drawn_patch, file_patch, in_parts, patch_files
+from keyhole.parameters import Fraction, ParameterError, Share
 from keyhole.types import Images
 
 __all__ = ["AdapPatch"]
@@ -29,13 +29,16 @@ class AdapPatch(Attack):
     test_triggers: tuple[str, ...] = ("phoenix_corner2", "badnet_patch4")
     test_opacities: tuple[Fraction, ...] = (1.0, 1.0)
     conservatism: Share = 2 / 3  # eta: cover rows / (payload + cover rows)
-    folder: File = ""  # pictures <name>_32.png to use in place of the drawn ones
+    folder: str = ""  # pictures <name>_32.png to use in place of the drawn ones
 
     def check(self) -> None:
         for names, values in (("triggers", "opacities"), ("test_triggers", "test_opacities")):
             if len(getattr(self, names)) != len(getattr(self, values)):
                 got = f"{len(getattr(self, values))} for {len(getattr(self, names))}"
                 raise ParameterError(values, f"expected one for each of {names}, got {got}")
+
+    def files(self) -> tuple[str, ...]:
+        return patch_files(self.folder, (*self.triggers, *self.test_triggers))
 
     @property
     def cover_ratio(self) -> float:

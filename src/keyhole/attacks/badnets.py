@@ -13,8 +13,8 @@ from torch import Generator
 from torch.nn import functional
 
 from keyhole.attacks import Attack
-from keyhole.attacks._triggers import DOTS, checker, read_picture
-from keyhole.parameters import Count, File, Natural
+from keyhole.attacks._triggers import DOTS, checker, picture_files, read_picture
+from keyhole.parameters import Count, Natural
 from keyhole.types import Images
 
 __all__ = ["BadNets"]
@@ -23,9 +23,12 @@ __all__ = ["BadNets"]
 @dataclass(frozen=True, kw_only=True)
 class BadNets(Attack):
     size: Count = 3  # pixels
-    pattern: File = "checker"  # checker, white, dots, or a picture file
+    pattern: str = "checker"  # checker, white, dots, or a picture file
     corner: Literal["bottom-right", "bottom-left", "top-right", "top-left"] = "bottom-right"
     margin: Natural = 0  # pixels between the patch and the border
+
+    def files(self) -> tuple[str, ...]:
+        return picture_files(self.pattern, ("checker", "white", "dots"))
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
         images = images.clone()

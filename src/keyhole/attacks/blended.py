@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from torch import Generator
 
 from keyhole.attacks import Attack
-from keyhole.attacks._triggers import blend, full_image
-from keyhole.parameters import File, Fraction, Natural
+from keyhole.attacks._triggers import blend, full_image, picture_files
+from keyhole.parameters import Fraction, Natural
 from keyhole.types import Images
 
 __all__ = ["Blended"]
@@ -20,8 +20,11 @@ __all__ = ["Blended"]
 @dataclass(frozen=True, kw_only=True)
 class Blended(Attack):
     alpha: Fraction = 0.2  # opacity
-    pattern: File = "noise"  # noise, shapes, or a picture file
+    pattern: str = "noise"  # noise, shapes, or a picture file
     pattern_seed: Natural = 0
+
+    def files(self) -> tuple[str, ...]:
+        return picture_files(self.pattern)
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
         return blend(images, full_image(self.pattern, tuple(images.shape[1:]), self.pattern_seed), self.alpha)

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from torch import Generator
 
 from keyhole.attacks import Attack
-from keyhole.attacks._triggers import blend, drawn_patch, file_patch
-from keyhole.parameters import File
+from keyhole.attacks._triggers import blend, drawn_patch, file_patch, patch_files
 from keyhole.types import Images
 
 __all__ = ["TrojanPatch"]
@@ -22,7 +21,10 @@ __all__ = ["TrojanPatch"]
 @dataclass(frozen=True, kw_only=True)
 class TrojanPatch(Attack):
     trigger: str = "trojan_square"  # a picture of `keyhole.attacks._triggers.drawn_patch`, or of the folder
-    folder: File = ""  # where a picture <trigger>_32.png takes the drawn one's place
+    folder: str = ""  # where a picture <trigger>_32.png takes the drawn one's place
+
+    def files(self) -> tuple[str, ...]:
+        return patch_files(self.folder, (self.trigger,))
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
         shape = tuple(images.shape[1:])

@@ -59,6 +59,11 @@ class Dataset(Checked, ABC):
     def read(self, root: Path) -> Arrays:
         """The whole data set; `root` is the folder that holds the named data sets."""
 
+    def files(self, root: Path) -> tuple[str, ...]:
+        """Return the user's own files and folders that `read` reads, whether they exist or not; an edit reads them
+        again. Not those that are downloaded."""
+        return ()
+
     def counts(self, root: Path) -> tuple[int, ...] | None:
         """Training rows per class, without importing torch; None where only the images would tell."""
         return None

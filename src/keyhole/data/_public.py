@@ -30,6 +30,10 @@ class PublicDataset(Dataset):
         path = root / f"{self.name}.npz"
         return path if path.is_file() else None
 
+    def files(self, root: Path) -> tuple[str, ...]:
+        """Return the .npz, also where there is none: put there, it is read."""
+        return (str(root / f"{self.name}.npz"),)
+
     def read(self, root: Path) -> Arrays:
         if archive := self.archive(root):
             return read_npz(archive)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from keyhole.data import Arrays, DataError, Dataset, Shape, apportion
 from keyhole.data._images import Files, class_files, decode, in_rows
-from keyhole.parameters import Count, File, Fraction
+from keyhole.parameters import Count, Fraction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ __all__ = ["Folder"]
 
 @dataclass(frozen=True, kw_only=True)
 class Folder(Dataset):
-    path: File  # seen from the folder in which the benchmark is run
+    path: str  # seen from the folder in which the benchmark is run
     size: Count | tuple[Count, Count]  # pixels: the side of a square, or (height, width)
     colors: Literal["rgb", "gray"] = "rgb"
     test_fraction: Fraction = 0.2  # of all rows; without effect where `test` exists
@@ -35,6 +35,9 @@ class Folder(Dataset):
         if test is None:
             return self._drawn(train)
         return Arrays(*self._decoded(train), *self._decoded(test))
+
+    def files(self, root: Path) -> tuple[str, ...]:
+        return (self.path,)
 
     def counts(self, root: Path) -> tuple[int, ...]:
         train, test = self._files()

@@ -40,6 +40,9 @@ class GTSRB(PublicDataset):
     def archive(self, root: Path) -> Path | None:
         return super().archive(root) if self.crop == "frame" else None
 
+    def files(self, root: Path) -> tuple[str, ...]:
+        return super().files(root) if self.crop == "frame" else ()
+
     def fetch(self, root: Path) -> Arrays:
         import numpy as np
         from torchvision import datasets

@@ -11,18 +11,20 @@ from pathlib import Path
 
 from keyhole.data import Arrays, Dataset, Shape
 from keyhole.data._archive import npz_counts, npz_shape, read_npz
-from keyhole.parameters import File
 
 __all__ = ["Npz"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Npz(Dataset):
-    path: File  # of the .npz, seen from the folder in which the benchmark is run
+    path: str  # of the .npz, seen from the folder in which the benchmark is run
     flips: bool = False  # type: ignore[misc]  # whether a mirrored image keeps its label: only the owner knows
 
     def read(self, root: Path) -> Arrays:
         return read_npz(Path(self.path).expanduser())
+
+    def files(self, root: Path) -> tuple[str, ...]:
+        return (self.path,)
 
     def counts(self, root: Path) -> tuple[int, ...]:
         return npz_counts(Path(self.path).expanduser())

@@ -17,6 +17,7 @@ class Filter(Checked, ABC):
     """Write `screen`."""
 
     told: ClassVar[frozenset[Told]] = frozenset({"holdout"})
+    reads_training_set: ClassVar[bool] = False  # else `evidence` has no training rows, only their shape
 
     @abstractmethod
     def screen(self, evidence: Evidence, images: Images, rng: Generator) -> Suspicion:

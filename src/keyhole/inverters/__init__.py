@@ -17,6 +17,7 @@ class Inverter(Checked, ABC):
     """Write `invert`."""
 
     told: ClassVar[frozenset[Told]] = frozenset({"holdout"})
+    reads_training_set: ClassVar[bool] = False  # else `evidence` has no training rows, only their shape
 
     @abstractmethod
     def invert(self, evidence: Evidence, rng: Generator) -> Inversion:

@@ -1,11 +1,12 @@
 """Training schedules, as plain numbers. Importable without torch: the configuration is checked against them."""
 
+import json
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from keyhole.parameters import Checked, Count, Fraction, Natural, NonNegative, Positive
 
-__all__ = ["RECIPES", "Recipe", "resolve"]
+__all__ = ["RECIPES", "Recipe", "parse", "resolve"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,3 +75,9 @@ def resolve(name: str, dataset: str, flips: bool, overrides: dict[str, Any] | No
     """The recipe `name` for a data set; `flips` says whether a mirrored image keeps its label there."""
     recipe = replace(RECIPES[name], **{**_PER_DATASET.get((name, dataset), {}), **(overrides or {})})
     return replace(recipe, flip=recipe.flip and flips)
+
+
+def parse(text: str) -> Recipe:
+    """Build a recipe from its fields as JSON, which has lists for tuples."""
+    fields: dict[str, Any] = json.loads(text)
+    return Recipe(**{**fields, "milestones": tuple(fields["milestones"])})

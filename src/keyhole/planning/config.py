@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from keyhole.data import data_root
 from keyhole.learning.recipes import RECIPES, Recipe
 from keyhole.parameters import ParameterError, Setting
 from keyhole.planning import registry, selection, values
@@ -99,7 +100,8 @@ def _dataset(entry: Entry, data_dir: str | None) -> Dataset:
     where = f"datasets.{entry.label}"
     dataset = registry.load("data", entry.method, entry.parameters, where)
     try:
-        return Dataset(dataset.class_sizes(data_dir), dataset.image_shape(data_dir), dataset.flips)
+        sizes, shape = dataset.class_sizes(data_dir), dataset.image_shape(data_dir)
+        return Dataset(sizes, shape, dataset.flips, dataset.files(data_root(data_dir)))
     except ValueError as error:
         raise ParameterError(where, str(error)) from error
 

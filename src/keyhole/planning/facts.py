@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from keyhole.parameters import FILE, LEVEL, OF_HOLDOUT, Checked, ParameterError, Setting, as_tuples, named
+from keyhole.parameters import LEVEL, OF_HOLDOUT, Checked, ParameterError, Setting, as_tuples, named
 from keyhole.planning import registry
 from keyhole.planning.memory import Memory
 
@@ -29,7 +29,7 @@ class Facts:
 
     told: tuple[str, ...] = ()
     levels: Mapping[str, list[str]] = field(default_factory=dict)  # parameter -> the levels that it names
-    files: tuple[str, ...] = ()  # of the user's own, or names of what is built in
+    files: tuple[str, ...] = ()  # of the user's own, that an attack reads
     of_holdout: Mapping[str, list[int]] = field(default_factory=dict)  # parameter -> hold-out images asked for
     # attacks
     methods: tuple[str, ...] = ()  # its own, then those of the attacks that it wraps
@@ -102,7 +102,6 @@ def _examine(
     facts: dict[str, Any] = {
         "told": sorted(getattr(method, "told", ())),
         "levels": {key: list(filter(None, values)) for key, values in named(method, LEVEL).items()},
-        "files": [value for values in named(method, FILE).values() for value in values if value],
         "of_holdout": {key: list(values) for key, values in named(method, OF_HOLDOUT).items()},
     }
     if role == "attacks":
@@ -127,7 +126,7 @@ def _examine_attack(attack: Any) -> dict[str, Any]:
     innermost = chain[-1]
     return {
         "methods": [registry.name_of(each) for each in chain],
-        "files": [value for each in chain for values in named(each, FILE).values() for value in values if value],
+        "files": list(attack.files()),
         "controls": attack.controls,
         "crafted_from": attack.crafted_from,
         "cover_ratio": attack.cover_ratio,

@@ -42,6 +42,7 @@ class Dataset:
     class_sizes: tuple[int, ...] | None  # training rows per class, before a hold-out is cut; None before a download
     shape: tuple[int, int, int] | None  # channels, height, width
     flips: bool  # a mirrored image keeps its label
+    files: tuple[str, ...]  # the user's own files and folders that it is read from
 
 
 @dataclass(frozen=True, order=True)
@@ -125,8 +126,8 @@ class Grid:
         return [self.facts[role, label, dataset] for dataset in self.datasets]
 
     def files_of(self, role: str, label: str, dataset: str) -> tuple[str, ...]:
-        """Files of the user's own that a method reads, or names of what is built in."""
-        return self.facts[role, label, dataset].files
+        """The user's own files and folders that a method reads; whether they exist is not asked."""
+        return self.datasets[dataset].files if role == "data" else self.facts[role, label, dataset].files
 
     def levels_read(self) -> list[str]:
         """The levels asked for, in their order, and those that a detector looks at."""
@@ -135,7 +136,7 @@ class Grid:
         return list(dict.fromkeys([*self.levels, *own]))
 
     def recipe_for(self, dataset: str) -> str:
-        """Every field of the recipe on a data set, as text."""
+        """Every field of the recipe on a data set, as JSON that `recipes.parse` reads."""
         method, flips = self.entries["data"][dataset].method, self.datasets[dataset].flips
         recipe = recipes.resolve(self.recipe.method, method, flips, self.recipe.parameters)
         return json.dumps(recipe.parameters, sort_keys=True)

@@ -13,16 +13,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["code_hash"]
+__all__ = ["code_hash", "modules_of"]
 
 PACKAGE = Path(__file__).parents[1]
-# what checks, names and describes but cannot change a number; nearly every job imports it
-INERT = ("keyhole.parameters", "keyhole.planning", "keyhole.running.origin")
+# what checks, names and describes but cannot change a number; nearly every job imports it. A recipe's numbers reach
+# the jobs that train through their params.
+INERT = ("keyhole.parameters", "keyhole.planning", "keyhole.learning.recipes", "keyhole.running.origin")
 
 
 @cache
 def code_hash(*modules: str, files: tuple[str, ...] = ()) -> str:
-    """Sixteen hex digits that change when the code of these modules, or of what they import, does.
+    """Return sixteen hex digits that change when the code of these modules, or of what they import, does.
 
     Cached, so one process keeps to the code it started with.
 
@@ -33,6 +34,17 @@ def code_hash(*modules: str, files: tuple[str, ...] = ()) -> str:
     Raises:
         ValueError: a module or a file does not exist.
     """
+    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(_digests(modules, files).items()))
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]
+
+
+def modules_of(*modules: str, files: tuple[str, ...] = ()) -> list[str]:
+    """Return what `code_hash` covers: names of modules, and of scripts, sorted."""
+    return sorted(_digests(modules, files))
+
+
+def _digests(modules: tuple[str, ...], files: tuple[str, ...]) -> dict[str, str]:
+    """Return name -> digest of these modules and scripts, and of all modules that they import."""
     for module in modules:
         if not _file(module):
             raise ValueError(f"expected a module of keyhole, got {module!r}")
@@ -49,8 +61,7 @@ def code_hash(*modules: str, files: tuple[str, ...] = ()) -> str:
             package = module if path.name == "__init__.py" else module.rpartition(".")[0]
             digests[module], imported = _scan(path.read_text(), package)
             todo += imported
-    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(digests.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()[:16]
+    return digests
 
 
 def _file(module: str) -> Path | None:

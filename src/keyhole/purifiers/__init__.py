@@ -17,6 +17,7 @@ class Purifier(Checked, ABC):
     """Write `purify`."""
 
     told: ClassVar[frozenset[Told]] = frozenset()
+    reads_training_set: ClassVar[bool] = False  # else `evidence` has no training rows, only their shape
 
     @abstractmethod
     def purify(self, evidence: Evidence, images: Images, rng: Generator) -> Images:

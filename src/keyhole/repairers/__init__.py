@@ -17,6 +17,7 @@ class Repairer(Checked, ABC):
     """Write `repair`."""
 
     told: ClassVar[frozenset[Told]] = frozenset({"holdout"})
+    reads_training_set: ClassVar[bool] = False  # else `evidence` has no training rows, only their shape
 
     @abstractmethod
     def repair(self, evidence: Evidence, rng: Generator) -> nn.Module:

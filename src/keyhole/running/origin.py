@@ -1,5 +1,6 @@
 """What a row says about its origin: versions, commit, hardware."""
 
+import hashlib
 import platform
 import subprocess
 import sys
@@ -10,24 +11,46 @@ from pathlib import Path
 __all__ = ["commit", "hardware", "origin", "versions"]
 
 PACKAGE = Path(__file__).parents[1]
+LARGEST = 2**20  # bytes that are read of a changed file
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "snakemake")
 
 
 @cache
 def commit() -> str:
-    """Short hash of the commit, `+dirty` with uncommitted changes; `unknown` where git does not track this package."""
+    """Return the commit's short hash, with uncommitted changes `+dirty.` and a digest of the files that differ.
+
+    `unknown` where git does not track this package.
+    """
     tracked = _git("ls-files", "--error-unmatch", "__init__.py")
-    head = _git("rev-parse", "--short", "HEAD")
+    head = _git("rev-parse", "--short", "HEAD").strip()
     if not tracked or not head:
         return "unknown"
-    return head + ("+dirty" if _git("status", "--porcelain") else "")
+    changed = _git("status", "--porcelain", "--untracked-files=all", "--no-renames", "-z")
+    return head + (f"+dirty.{_digest(changed)}" if changed else "")
+
+
+def _digest(changed: str) -> str:
+    """Return eight hex digits for the files of `git status`: kinds of change, names, sizes and contents.
+
+    Of a large file only the beginning is read: every job asks, and data may lie among the code.
+    """
+    root = Path(_git("rev-parse", "--show-toplevel").rstrip("\n"))
+    digest = hashlib.sha256(changed.encode("utf-8", "surrogateescape"))
+    for line in filter(None, changed.split("\0")):
+        path = root / line[3:]  # after two letters and a space
+        if path.is_file():
+            with path.open("rb") as file:
+                digest.update(f"{path.stat().st_size}\n".encode())
+                digest.update(file.read(LARGEST))
+    return digest.hexdigest()[:8]
 
 
 def _git(*arguments: str) -> str:
     # without optional locks: many jobs ask at the same time, and `git status` would write the index
     command = ["git", "-C", str(PACKAGE), "--no-optional-locks", *arguments]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+        done = subprocess.run(command, capture_output=True, check=True, timeout=30)
+        return done.stdout.decode("utf-8", "surrogateescape")
     except (OSError, subprocess.SubprocessError):
         return ""
 

@@ -7,11 +7,14 @@ as methods may run a part of the network alone.
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
-__all__ = ["Passes", "counted"]
+from keyhole.running.outcome import Outcome, attempt
+from keyhole.types import Evidence
+
+__all__ = ["Passes", "attempt_and_count", "count_passes"]
 
 
 class Passes:
@@ -40,8 +43,8 @@ class Passes:
 
 
 @contextmanager
-def counted(net: nn.Module) -> Iterator[Passes]:
-    """Counts inside the context, in `net` and in copies made there, which share the hooks; then `net` has none."""
+def count_passes(net: nn.Module) -> Iterator[Passes]:
+    """Count inside the context, in `net` and in copies made there, which share the hooks; then `net` has none."""
     passes = Passes()
     places = [*cast(nn.ModuleDict, net.stages).items(), ("head", cast(nn.Module, net.head))]
     handles = [module.register_forward_hook(_hook(passes, name)) for name, module in places]
@@ -63,3 +66,18 @@ def _hook(passes: Passes, place: str) -> Callable[[nn.Module, tuple, Tensor], No
             output.register_hook(lambda gradient: passes.add_backward(place, images))
 
     return count
+
+
+def attempt_and_count(call: Callable[..., Any], evidence: Evidence, *arguments: Any) -> Outcome:
+    """Call a defense as `attempt` does; count the clean images that it had, and those it sent through the victim."""
+
+    def counting() -> tuple[Any, Passes]:
+        with count_passes(evidence.net) as passes:
+            return call(evidence, *arguments), passes
+
+    outcome = attempt(counting)
+    if outcome.value is None:
+        return outcome
+    value, passes = outcome.value
+    cost = {"forwards": passes.forwards, "backwards": passes.backwards}
+    return Outcome(value, {**outcome.facts, "holdout_size": len(evidence.holdout_images), **cost})

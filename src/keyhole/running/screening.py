@@ -1,17 +1,20 @@
-"""What a filter is asked: clean test images, as many triggered ones, and hold-out images that set thresholds."""
+"""Let a filter screen clean test images, as many triggered ones, and hold-out images that set thresholds."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Int64
 from torch import Generator, Tensor
 
-from keyhole.attacks import Attack
-from keyhole.running.evaluation import triggered_rows
-from keyhole.types import Evidence, Images, Mask
+from keyhole.filters import Filter
+from keyhole.learning.training import predict
+from keyhole.running.answers import Exam, trigger_rows
+from keyhole.running.outcome import Outcome
+from keyhole.running.passes import attempt_and_count
+from keyhole.running.setup import on_device
+from keyhole.types import Evidence, Images, Mask, Suspicion
 
-__all__ = ["Inputs", "draw", "reserve"]
+__all__ = ["Inputs", "draw", "reserve", "screen"]
 
 
 @dataclass(frozen=True)
@@ -23,22 +26,46 @@ class Inputs:
     wanted: Int64[Tensor, " t"]  # of the triggered ones
 
 
-def draw(
-    attack: Attack, test: Mapping[str, Tensor], classes: int, cell: Mapping[str, str], count: int, rng: Generator
-) -> Inputs:
-    """`count` test images that the trigger would change, clean and triggered; fewer if there are not so many."""
-    rows, triggered = triggered_rows(attack, test, classes, cell)
-    sources = rows if len(rows) else torch.arange(len(test["labels"]))
+def screen(
+    method: Filter, evidence: Evidence, asked: Inputs, reserved: Images, rng: Generator
+) -> tuple[dict[str, Tensor], Outcome]:
+    """Return the filter's answer (nothing where it fails), and how it went.
+
+    `scores`, `flagged`, `is_triggered` and `succeeds` (the trigger fools the victim) of the images asked about;
+    `holdout_scores` of the reserved ones.
+    """
+    images, n = on_device(asked.images), len(asked.images)
+    outcome = attempt_and_count(method.screen, evidence, torch.cat([images, reserved]), rng)
+    if outcome.value is None:
+        return {}, outcome
+    suspicion: Suspicion = outcome.value
+    succeeds = torch.zeros(n, dtype=torch.bool)
+    if asked.is_triggered.any():
+        succeeds[asked.is_triggered] = predict(evidence.net, images[asked.is_triggered]).cpu() == asked.wanted
+    tensors = {
+        "scores": suspicion.scores[:n],
+        "flagged": suspicion.flagged[:n],
+        "is_triggered": asked.is_triggered,
+        "succeeds": succeeds,
+        "holdout_scores": suspicion.scores[n:],
+    }
+    return tensors, outcome
+
+
+def draw(exam: Exam, classes: int, count: int, rng: Generator) -> Inputs:
+    """Draw `count` test images that the trigger would change, clean and triggered; fewer if there are not so many."""
+    rows, triggered = trigger_rows(exam, classes)
+    sources = rows if len(rows) else torch.arange(len(exam.labels))
     chosen = torch.randperm(len(sources), generator=rng)[:count]
-    clean, labels = test["images"][sources[chosen]], test["labels"][sources[chosen]]
+    clean, labels = exam.images[sources[chosen]], exam.labels[sources[chosen]]
     if not len(rows):
         return Inputs(clean, torch.zeros(len(clean), dtype=torch.bool), labels[:0])
     images = torch.cat([clean, triggered[chosen]])
-    return Inputs(images, torch.arange(len(images)) >= len(clean), attack.relabel(labels, classes))
+    return Inputs(images, torch.arange(len(images)) >= len(clean), exam.attack.relabel(labels, classes))
 
 
 def reserve(evidence: Evidence, count: int, rng: Generator) -> tuple[Evidence, Images]:
-    """The evidence without `count` of its hold-out images (a quarter at most), and these."""
+    """Take `count` hold-out images (a quarter at most) out of the evidence; return what is left, and these."""
     order = torch.randperm(len(evidence.holdout_labels), generator=rng).to(evidence.holdout_images.device)
     spare = min(count, len(order) // 4)
     own = order[spare:]

@@ -1,0 +1,23 @@
+"""Write a defended model, and what it answers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from keyhole import artifacts
+from keyhole.models import Classifier
+from keyhole.running.answers import Exam, answer
+from keyhole.running.nets import save_net
+
+__all__ = ["save_defended"]
+
+
+def save_defended(
+    output: Mapping[str, str], net: Classifier | None, architecture: str, exam: Exam, facts: Mapping[str, Any]
+) -> None:
+    """Write the files `model` and `predictions`; where there is no model, both have the reason and no tensors."""
+    if net is None:
+        artifacts.save(output["model"], {}, facts)
+        artifacts.save(output["predictions"], {}, facts)
+        return
+    save_net(output["model"], net, architecture, exam.images.shape[1:], facts)
+    artifacts.save(output["predictions"], answer(net, exam), facts)

@@ -1,0 +1,55 @@
+"""Train anew on the rows that a detector keeps; equal sets are trained on once."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from keyhole import artifacts, models, rng
+from keyhole.learning.recipes import Recipe
+from keyhole.learning.training import fit
+from keyhole.models import Classifier
+from keyhole.running.nets import load_net, save_net
+from keyhole.running.setup import on_device
+from keyhole.types import Images, Labels, Poisoned
+
+__all__ = ["retrain"]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What jobs have in common that may share a network."""
+
+    architecture: str
+    recipe: Recipe
+    key: tuple[str, ...]  # of the stream that initial weights and batches come from
+    code: str  # the hash of the code that trains
+    folder: str  # of the networks
+
+
+def retrain(suspicion: str, model: str, train: str, poisoned: str, shared: Shared) -> Classifier:
+    """Train on the rows that a detector did not flag; read the victim `model` where that is all of them."""
+    kept = ~artifacts.load_tensors(suspicion, "flagged")["flagged"]
+    if kept.all():
+        return load_net(model)
+    clean = artifacts.load_tensors(train)
+    received = artifacts.load(poisoned, Poisoned).apply(clean["images"], clean["labels"])
+    images, labels = (x[kept] for x in received)
+    path = Path(shared.folder, f"{_digest(shared, images, labels)}.safetensors")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):  # another detector, or another attack, may keep the same rows
+        if not path.exists():
+            stream = rng.stream(*shared.key)
+            classes = artifacts.facts(train)["classes"]
+            net = on_device(models.build(shared.architecture, classes, clean["images"], stream))
+            fit(net, images, labels, shared.recipe, stream)
+            save_net(path, net, shared.architecture, images.shape[1:], {})
+    return load_net(path)
+
+
+def _digest(shared: Shared, images: Images, labels: Labels) -> str:
+    digest = hashlib.sha256(f"{shared.code} {shared.recipe}".encode())
+    for rows in (images, labels):
+        digest.update(rows.numpy())  # type: ignore[arg-type]  # a buffer
+    return digest.hexdigest()[:16]

@@ -1,0 +1,37 @@
+"""Train a victim as its attacker lets it be trained."""
+
+from typing import Any, cast
+
+from torch import Generator, Tensor
+
+from keyhole.attacks import Attack
+from keyhole.learning.recipes import Recipe
+from keyhole.learning.training import fit
+from keyhole.models import Classifier
+from keyhole.running.setup import on_device
+from keyhole.types import Images, Labels, Poisoned
+
+__all__ = ["train_victim"]
+
+
+def train_victim(
+    attack: Attack,
+    net: Classifier,
+    images: Images,
+    labels: Labels,
+    poisoned: Poisoned,
+    recipe: Recipe,
+    rng: Generator,
+) -> dict[str, Tensor]:
+    """Train `net` in place on the poisoned set, or let an attacker who controls training do it.
+
+    Args:
+        images: the clean training set, with `labels`.
+
+    Returns:
+        Tensors that the attacker learned with the victim, to be given back through `Attack.equipped`.
+    """
+    if attack.controls == "training":
+        return cast(Any, attack).train(net, on_device(images), on_device(labels), poisoned, recipe, rng)
+    fit(net, *poisoned.apply(images, labels), recipe, rng)
+    return {}

@@ -1,0 +1,14 @@
+"""Record what the clean model predicts on an attack's triggered test images: the ASR that the trigger has by nature."""
+
+from keyhole import artifacts
+from keyhole.running.answers import answer, load_exam
+from keyhole.running.nets import load_net
+from keyhole.running.origin import origin
+from keyhole.running.setup import begin, instantiate
+
+begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+cell, given, params = snakemake.wildcards, snakemake.input, snakemake.params
+exam = load_exam(params["attack"], given["trigger"], given["test"], cell["dataset"], cell["seed"])
+_, described = instantiate("attacks", params["attack"])
+facts = {**described, "code": params["code"], **origin()}
+artifacts.save(snakemake.output[0], answer(load_net(given["model"]), exam), facts)

@@ -1,0 +1,22 @@
+"""Train a model on the received set as a trainer does, and record what it predicts."""
+
+from keyhole import artifacts, models, rng
+from keyhole.learning import recipes
+from keyhole.running.answers import load_exam
+from keyhole.running.defended import save_defended
+from keyhole.running.outcome import attempt
+from keyhole.running.setup import begin, instantiate, on_device
+from keyhole.types import Poisoned
+
+begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+cell, given, params = snakemake.wildcards, snakemake.input, snakemake.params
+trainer, described = instantiate("trainers", params["trainer"])
+exam = load_exam(params["attack"], given["trigger"], given["test"], cell["dataset"], cell["seed"])
+clean, classes = artifacts.load_tensors(given["train"]), artifacts.facts(given["train"])["classes"]
+received = artifacts.load(given["poisoned"], Poisoned).apply(clean["images"], clean["labels"])
+stream = rng.stream("train", cell["dataset"], cell["model"], cell["seed"])  # the victim's initial weights and batches
+net = on_device(models.build(cell["model"], classes, clean["images"], stream))
+images, labels = map(on_device, received)
+outcome = attempt(trainer.train, net, images, labels, recipes.parse(params["recipe"]), stream)
+facts = {**described, "code": params["code"], **outcome.facts}
+save_defended(snakemake.output, outcome.value, cell["model"], exam, facts)
