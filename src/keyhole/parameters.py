@@ -162,7 +162,7 @@ def rules(cls: type) -> dict[str, Rule]:
 
 
 def named(method: Checked, what: str) -> dict[str, tuple[Any, ...]]:
-    """The parameters of a method that name levels (`LEVEL`) or count hold-out images (`OF_HOLDOUT`), with their values."""
+    """The parameters whose type has a mark (`LEVEL`, `OF_HOLDOUT`), with their values."""
     hints = get_type_hints(type(method), include_extras=True)
     found = {}
     for name, rule in rules(type(method)).items():
