@@ -7,7 +7,7 @@ import torch
 from keyhole import artifacts, rng
 from keyhole.reporting import pictures
 from keyhole.running import jobs
-from keyhole.scoring.truth import around_target
+from keyhole.scoring.poisoned_rows import around_target
 from keyhole.types import Poisoned
 
 jobs.begin(snakemake)

@@ -10,10 +10,10 @@ from typing import Any, Literal, NoReturn
 from keyhole.data import apportion
 from keyhole.parameters import CRAFTS
 from keyhole.planning import registry
+from keyhole.planning.roles import CLEAN
 
 __all__ = ["CLEAN", "DEFENSES", "Cell", "Entry", "Grid", "Holdout", "Retrain", "Skip", "check_possible"]
 
-CLEAN = "none"  # the clean reference, an attack of rate 0
 DEFENSES = ("detectors", "inverters", "repairers", "trainers", "filters", "purifiers")
 
 
