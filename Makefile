@@ -28,6 +28,7 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile rules
+	$(BIN)/python -m keyhole.reporting.legend results/README.md
 
 # The lock pins every package of the default install with its hash.
 .venv/installed: requirements.lock pyproject.toml
