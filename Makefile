@@ -6,7 +6,7 @@ SHELL := /bin/bash -o pipefail
 # of Snakemake's log, leave errors and "12 of 240 steps (5%) done"
 CHATTER := /^(Select jobs|Execute [0-9]|\[[A-Z]|Finished jobid|Assuming |Building DAG|Using |Provided cores|Rules claiming)/d
 
-.PHONY: demo run test test-fast lint format lock
+.PHONY: demo run publish test test-fast lint format lock
 
 # the default grid, on data that needs no download
 demo: run
@@ -14,6 +14,10 @@ demo: run
 # any grid: make run GRID=grids/cifar10_cpu.yaml
 run: .venv/installed
 	@$(BIN)/snakemake --cores $(CORES) --configfile $(GRID) --quiet rules reason host 2>&1 | sed -uE '$(CHATTER)'
+
+# copies the results of a finished grid to published/, if all comes from clean commits
+publish: .venv/installed
+	@$(BIN)/python -m keyhole.reporting.publish $(GRID)
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest
@@ -33,6 +37,7 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile rules
+	$(BIN)/python -m keyhole.reporting.legend results/README.md
 
 # The lock pins every package of the default install with its hash.
 .venv/installed: requirements.lock pyproject.toml

@@ -1,3 +1,6 @@
+from keyhole.planning.roles import CLEAN
+
+
 # pictures of one victim
 rule draw:
     input:
@@ -41,7 +44,7 @@ def figures(suffix):
     if any(retrained(vars(cell)) for cell in GRID.cells()):
         names.append("cleansing")
     if any(
-        label != "none" and len(GRID.rates_of(label)) > 1
+        label != CLEAN and len(GRID.rates_of(label)) > 1
         for label in GRID.labels("attacks")
     ):
         names.append("phase")
@@ -50,7 +53,8 @@ def figures(suffix):
 
 rule plot:
     input:
-        victims(f"{VICTIM}/cards.json"),
+        f"{RESULTS}/tables/cards.csv",
+        f"{RESULTS}/tables/detection.csv",
     output:
         figures("png"),
         figures("pdf"),

@@ -1,12 +1,4 @@
-TABLES = (
-    "attacks",
-    "separability",
-    "detection",
-    "inversion",
-    "model_detection",
-    "repair",
-    "test_time",
-)
+from keyhole.reporting.columns import TABLES
 
 
 rule tabulate:
@@ -19,6 +11,7 @@ rule tabulate:
             for kind in ("csv", "md", "tex")
         ],
         cards=f"{RESULTS}/tables/cards.csv",
+        rendered=f"{RESULTS}/tables/rendered.json",
         summary=f"{RESULTS}/summary.txt",
     log:
         f"{RESULTS}/tables/tabulate.log",
@@ -54,9 +47,8 @@ def galleries():
 
 rule report:
     input:
-        cards=victims(f"{VICTIM}/cards.json"),
         pictures=[file for files in galleries().values() for file in files],
-        tables=rules.tabulate.output,
+        rendered=rules.tabulate.output.rendered,
         figures=figures("png"),
     output:
         f"{RESULTS}/report.html",
@@ -66,7 +58,6 @@ rule report:
     params:
         config=json.dumps(config),
         galleries=json.dumps(galleries()),
-        skipped=rules.tabulate.params.skipped,
         code=code("report"),
     script:
         "../workflow_scripts/report.py"

@@ -1,17 +1,17 @@
 """One page with everything: the grid, tables, figures, and the pictures of each victim."""
 
 import json
+from pathlib import Path
 
 import yaml
 
-from keyhole.reporting import report, tables
+from keyhole.reporting import report
 
-given, params = snakemake.input, snakemake.params
+params = snakemake.params
 report.write(
     snakemake.output[0],
-    tables.collect(given["cards"]),
+    json.loads(Path(snakemake.input["rendered"]).read_text()),
     yaml.safe_dump(json.loads(params["config"]), sort_keys=False, default_flow_style=None),
-    [given["figures"]] if isinstance(given["figures"], str) else given["figures"],
+    snakemake.input["figures"],
     json.loads(params["galleries"]),
-    [(cell, why) for cell, why in json.loads(params["skipped"])],
 )

@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 
 from keyhole import artifacts
-from keyhole.reporting import tables
+from keyhole.reporting.runs import collect
+from keyhole.reporting.tables import tabulate
 
-found = tables.collect(snakemake.input)
-skipped = [(cell, why) for cell, why in json.loads(snakemake.params["skipped"])]
-folder = Path(snakemake.output["cards"]).parent
-tables.write(found, folder, skipped)
+tables = tabulate(collect(snakemake.input), json.loads(snakemake.params["skipped"]))
+tables.write(Path(snakemake.output["cards"]).parent)
 places = "\n".join(f"  {name:<9}{place}" for name, place in json.loads(snakemake.params["places"]).items())
-artifacts.save_text(snakemake.output["summary"], f"{tables.main_table(found, skipped)}\n\n{places}\n")
+artifacts.save_text(snakemake.output["summary"], f"{tables.summary}\n\n{places}\n")

@@ -1,12 +1,16 @@
 """Every figure of a grid is written, shows what is in the cards, and says so where there is nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from pandas import DataFrame
 
-from keyhole.reporting import tables
-from keyhole.reporting.figures import FIGURES
-from keyhole.reporting.separability_figures import DISTANCES, phase_family, relative_distances
+from keyhole.reporting.figures import FIGURES, draw
+from keyhole.reporting.latent_figures import DISTANCES, phase_family, relative_distances
+from keyhole.reporting.runs import frame
+from keyhole.reporting.tables import tabulate
 
 MARKS = ("_null", "", "_ceiling")
 
@@ -51,29 +55,54 @@ def cards(judged=True):
                 rows.append(
                     {**common, "role": "separability", "defense": "none", "level": level, "transform": space} | measured
                 )
-    return tables.frame(rows)
+    return frame(rows)
+
+
+def written(found, folder):
+    """The files that figures are drawn from."""
+    tabulate(found).write(folder)
+    return [folder / "cards.csv", folder / "detection.csv"]
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_drawn_the_same_twice(name, tmp_path):
-    for file in ("a.png", "b.png"):
-        FIGURES[name](cards(), tmp_path / file)
-    assert is_drawn(tmp_path / "a.png")
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    files = written(cards(), tmp_path)
+    for folder in ("a", "b"):
+        draw(files, [tmp_path / folder / f"{name}.{kind}" for kind in ("png", "pdf")])
+    assert is_drawn(tmp_path / f"a/{name}.png")
+    for kind in ("png", "pdf"):
+        assert (tmp_path / f"a/{name}.{kind}").read_bytes() == (tmp_path / f"b/{name}.{kind}").read_bytes()
+
+
+def test_a_figure_is_drawn_once_for_all_its_files(tmp_path, monkeypatch):
+    drawn, own = [], FIGURES["attacks"]
+    once = replace(own, draw=lambda table: drawn.append(len(table)) or own.draw(table))
+    monkeypatch.setitem(FIGURES, "attacks", once)
+    draw(written(cards(), tmp_path), [tmp_path / "attacks.png", tmp_path / "attacks.pdf"])
+    assert len(drawn) == 1
 
 
 @pytest.mark.parametrize("name", ["detection", "levels", "distances", "phase", "ladder"])
 def test_excluded_cells_look_different(name, tmp_path):
     for judged in (True, False):
-        FIGURES[name](cards(judged), tmp_path / f"{judged}.png")
-    assert not np.array_equal(imread(tmp_path / "True.png"), imread(tmp_path / "False.png"))
+        draw(written(cards(judged), tmp_path), [tmp_path / str(judged) / f"{name}.png"])
+    assert not np.array_equal(*(imread(tmp_path / f"{judged}/{name}.png") for judged in (True, False)))
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_grid_without_attacks_still_has_its_figures(name, tmp_path):
     found = cards()
-    FIGURES[name](found[found["attack"] == "absent"], tmp_path / "none.png")
-    assert is_drawn(tmp_path / "none.png")
+    draw(written(found[found["attack"] == "absent"], tmp_path), [tmp_path / f"{name}.png"])
+    assert is_drawn(tmp_path / f"{name}.png")
+
+
+@pytest.mark.parametrize("name", ["levels", "families", "evasion", "cleansing"])
+def test_a_grid_without_defenses_still_has_its_figures(name, tmp_path):
+    victim = {"role": "attack", "defense": "none", "flags": [], "CA": 0.9, "ASR": 0.9, "RA": 0.1, "ASR_natural": 0}
+    place = {"dataset": "digits", "model": "convnet", "attack": "badnets", "poison_rate": 0.01, "seed": 0}
+    files = written(frame([victim | place]), tmp_path)
+    draw(files, [tmp_path / f"{name}.png"])
+    assert is_drawn(tmp_path / f"{name}.png")
 
 
 def test_distances_stand_between_their_null_and_their_ceiling():
@@ -87,7 +116,7 @@ def test_distances_stand_between_their_null_and_their_ceiling():
             ("group1", "raw", (1, 9, 5)),
         )
     ]
-    found = relative_distances(tables.DataFrame(rows))
+    found = relative_distances(DataFrame(rows))
     assert list(found.columns) == list(DISTANCES.values())
     assert np.allclose(found.loc["stem"], 0.5)
     assert np.allclose(found.loc["group1"], 2)

@@ -1,19 +1,12 @@
 """Each flag just below and just above its threshold, and on cards that lack the column."""
 
 import math
+from typing import get_args
 
 import pytest
 
-from keyhole.scoring.flags import (
-    EXCLUDING,
-    FLAGS,
-    attack_flags,
-    detection_flags,
-    inversion_flags,
-    repair_flags,
-    screening_flags,
-    separability_flags,
-)
+from keyhole.planning.roles import Stage
+from keyhole.scoring.flags import EXCLUDING, FLAGS, raised
 
 GOOD_ATTACK = {
     "attack": "badnets",
@@ -30,9 +23,9 @@ GOOD_DETECTION = {"TPR": 0.9, "FPR": 0.05, "non_finite_scores": 0, "told": "hold
 
 
 def test_good_cards_raise_nothing():
-    assert attack_flags(GOOD_ATTACK) == []
-    assert detection_flags(GOOD_DETECTION) == []
-    assert screening_flags(GOOD_DETECTION) == []
+    assert raised(GOOD_ATTACK, "attack") == []
+    assert raised(GOOD_DETECTION, "detection") == []
+    assert raised(GOOD_DETECTION, "screening") == []
 
 
 @pytest.mark.parametrize(
@@ -61,12 +54,12 @@ def test_good_cards_raise_nothing():
     ],
 )
 def test_attack_flags(changes, flags):
-    assert attack_flags(GOOD_ATTACK | changes) == flags
+    assert raised(GOOD_ATTACK | changes, "attack") == flags
 
 
 def test_the_clean_reference_is_no_failed_attack():
     card = {"attack": "none", "ASR": math.nan, "CA": 0.9, "CA_reference": 0.9, "poison_rate": 0, "train_rows": 50_000}
-    assert attack_flags(card | {"payload": 0, "target_share": 0.0, "ASR_natural": math.nan}) == []
+    assert raised(card | {"payload": 0, "target_share": 0.0, "ASR_natural": math.nan}, "attack") == []
 
 
 @pytest.mark.parametrize(
@@ -89,27 +82,21 @@ def test_the_clean_reference_is_no_failed_attack():
     ],
 )
 def test_detection_flags(changes, flags):
-    assert detection_flags(GOOD_DETECTION | changes) == flags
+    assert raised(GOOD_DETECTION | changes, "detection") == flags
 
 
 def test_a_failed_cell_without_numbers_raises_no_flag_of_its_own():
     failed = {"status": "failed", "reason": "out of patience", "told": ""}
-    for raised_by in (
-        separability_flags,
-        detection_flags,
-        inversion_flags,
-        repair_flags,
-        screening_flags,
-    ):
-        assert raised_by(failed) == []
+    for stage in set(get_args(Stage)) - {"attack"}:
+        assert raised(failed, stage) == []
 
 
 def test_other_stages_raise_only_what_concerns_them():
     card = {"non_finite_latents": 3, "non_finite_scores": 1, "told": "payload", "TPR": 0.0, "FPR": 0.0}
-    assert separability_flags(card) == ["nan_latents"]
-    assert inversion_flags(card) == ["nan_latents", "threshold_saw_truth"]
-    assert repair_flags(card) == ["threshold_saw_truth"]
-    assert screening_flags(card | {"controls": "training"}) == [
+    assert raised(card, "separability") == ["nan_latents"]
+    assert raised(card, "inversion") == ["nan_latents", "threshold_saw_truth"]
+    assert raised(card, "repair") == ["threshold_saw_truth"]
+    assert raised(card | {"controls": "training"}, "screening") == [
         "nothing_flagged",
         "nan_latents",
         "threshold_saw_truth",
@@ -118,8 +105,8 @@ def test_other_stages_raise_only_what_concerns_them():
 
 def test_one_broken_level_is_enough():
     card = {"non_finite_latents_stage1": 0, "non_finite_latents_penultimate": 2}
-    assert separability_flags(card) == ["nan_latents"]
-    assert separability_flags(card | {"non_finite_latents_penultimate": 0}) == []
+    assert raised(card, "separability") == ["nan_latents"]
+    assert raised(card | {"non_finite_latents_penultimate": 0}, "separability") == []
 
 
 def test_excluding_flags_exist_and_do_not_hide_a_defense_failing():

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from keyhole.reporting.tables import KEY
+from keyhole.reporting.runs import KEY
 from keyhole.scoring.model_detection import ALL, model_detection
 
 

@@ -1,13 +1,17 @@
 """The page stands alone: parsed as a browser would, it loads nothing that is not there."""
 
 import base64
+import json
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from keyhole.reporting import report, tables
+from keyhole.reporting import report
+from keyhole.reporting.columns import TABLES
+from keyhole.reporting.runs import frame
+from keyhole.reporting.tables import tabulate
 from keyhole.scoring.flags import FLAGS
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
@@ -36,7 +40,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def cards():
+def rendered(tmp_path):
+    """What a run leaves for its report."""
     rows = []
     for attack, seed in (("none", 0), ("badnets", 0), ("badnets", 1)):
         place = {"dataset": "digits", "model": "convnet", "attack": attack, "poison_rate": 0.01, "seed": seed}
@@ -51,7 +56,8 @@ def cards():
         rows.append({**start, "role": "attack", "defense": "none", "CA": 0.9, "ASR": 0.99, "RA": 0.01})
         failed = {"status": "failed", "reason": "ValueError: <b>not & bold</b>"}
         rows.append({**start, "role": "detector", "defense": "scan", "AUROC": None, **failed})
-    return tables.frame(rows)
+    tabulate(frame(rows), [({"attack": "sig"}, "too few rows")]).write(tmp_path)
+    return json.loads((tmp_path / "rendered.json").read_text())
 
 
 @pytest.fixture
@@ -62,9 +68,9 @@ def picture(tmp_path):
     return path
 
 
-def test_the_page_needs_no_other_file(cards, picture, tmp_path):
+def test_the_page_needs_no_other_file(rendered, picture, tmp_path):
     target = tmp_path / "report.html"
-    report.write(target, cards, "seeds: [0, 1]", [picture], {"digits, badnets": [picture, picture]})
+    report.write(target, rendered, "seeds: [0, 1]", [picture], {"digits, badnets": [picture, picture]})
     page = Page(target.read_text())
     assert page.open == []
     assert page.tags.count("img") == 3
@@ -77,24 +83,24 @@ def test_the_page_needs_no_other_file(cards, picture, tmp_path):
     assert "http" not in target.read_text()
 
 
-def test_many_pictures_are_linked(cards, picture, tmp_path, monkeypatch):
+def test_many_pictures_are_linked(rendered, picture, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "MOST_BYTES", 10)
-    report.write(tmp_path / "report.html", cards, "", [], {"digits, badnets": [picture]})
+    report.write(tmp_path / "report.html", rendered, "", [], {"digits, badnets": [picture]})
     assert Page((tmp_path / "report.html").read_text()).loads == ["seed=0/preview.png"]
 
 
-def test_all_parts_are_on_the_page(cards, tmp_path):
-    report.write(tmp_path / "report.html", cards, "seeds: [0, 1]", skipped=[({"attack": "sig"}, "too few rows")])
+def test_all_parts_are_on_the_page(rendered, tmp_path):
+    report.write(tmp_path / "report.html", rendered, "seeds: [0, 1]")
     page = Page((tmp_path / "report.html").read_text())
-    assert {"overview", *tables.LAYOUTS, "figures", "pictures", "flags", "grid", "provenance"} <= set(page.ids)
+    assert {"overview", *TABLES, "figures", "pictures", "flags", "grid", "provenance"} <= set(page.ids)
     text = " ".join(page.words)
     for words in ("seeds: [0, 1]", "Skipped: attack sig: too few rows.", "abc1234", "a processor", "3 h 0 min", *FLAGS):
         assert words in text
     assert "Exclusion flow: 3 victims (1 of them clean), 0 fail the validity gate, 3 judged." in text
 
 
-def test_what_a_method_says_is_not_taken_for_markup(cards, tmp_path):
-    report.write(tmp_path / "report.html", cards, "a: <script>")
+def test_what_a_method_says_is_not_taken_for_markup(rendered, tmp_path):
+    report.write(tmp_path / "report.html", rendered, "a: <script>")
     page = Page((tmp_path / "report.html").read_text())
     assert "b" not in page.tags
     assert "script" not in page.tags

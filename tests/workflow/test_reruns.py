@@ -89,7 +89,7 @@ def test_an_edited_model_reruns_its_victims_but_poisons_nothing(tree):
 
 
 def test_an_edited_plot_reruns_no_science(tree):
-    (tree.root / "src/keyhole/reporting/pictures.py").open("a").write("\nUNUSED = 1\n")
+    (tree.root / "src/keyhole/reporting/victim_pictures.py").open("a").write("\nUNUSED = 1\n")
     jobs = tree.would_run()
     assert jobs
     assert without_reports(jobs) == {}

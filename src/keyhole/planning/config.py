@@ -15,8 +15,8 @@ from keyhole.parameters import ParameterError, Setting
 from keyhole.planning import registry, selection, values
 from keyhole.planning.facts import Facts, Witness
 from keyhole.planning.feasibility import check_possible
-from keyhole.planning.grid import CLEAN, Cell, Dataset, Entry, Grid, Holdout
-from keyhole.planning.roles import DEFENSES
+from keyhole.planning.grid import Cell, Dataset, Entry, Grid, Holdout
+from keyhole.planning.roles import CLEAN, DEFENSES
 
 __all__ = ["Cell", "ConfigError", "Entry", "Grid", "Holdout", "load"]
 

@@ -9,8 +9,8 @@ from typing import NoReturn
 from keyhole.data import apportion
 from keyhole.parameters import suggestion
 from keyhole.planning.facts import Facts
-from keyhole.planning.grid import CLEAN, Grid
-from keyhole.planning.roles import DEFENSES
+from keyhole.planning.grid import Grid
+from keyhole.planning.roles import CLEAN, DEFENSES
 
 __all__ = ["check_possible"]
 

@@ -10,9 +10,7 @@ from keyhole.learning import recipes
 from keyhole.parameters import CRAFTS
 from keyhole.planning.facts import Facts
 
-__all__ = ["CLEAN", "Cell", "Dataset", "Entry", "Grid", "Holdout", "Retrain", "Skip"]
-
-CLEAN = "none"  # the clean reference, an attack of rate 0
+__all__ = ["Cell", "Dataset", "Entry", "Grid", "Holdout", "Retrain", "Skip"]
 
 
 @dataclass(frozen=True)

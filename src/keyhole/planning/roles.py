@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["DEFENSES", "ROLES", "Role", "Stage"]
+__all__ = ["CLEAN", "DEFENSES", "RETRAINING", "ROLES", "SEPARABILITY", "UNDEFENDED", "Role", "Stage"]
+
+CLEAN = "none"  # the label of the clean reference, an attack of rate 0
 
 Stage = Literal["attack", "separability", "detection", "inversion", "repair", "screening"]
 
@@ -33,3 +35,9 @@ _ALL = (
 )
 ROLES = {role.key: role for role in _ALL}
 DEFENSES = tuple(role.key for role in _ALL if role.folder)
+
+# what else the column `role` holds: a victim's latents, a model trained on the rows that a detector keeps, and, in
+# tables only, a victim as it is
+SEPARABILITY = Role("", "separability", stage="separability", table="separability")
+RETRAINING = Role("retrained", "retraining", stage="repair", table="repair")
+UNDEFENDED = Role("", "none")

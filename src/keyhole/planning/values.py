@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import yaml
 
 from keyhole.parameters import suggestion
-from keyhole.planning.grid import CLEAN
+from keyhole.planning.roles import CLEAN
 
 __all__ = ["count", "fail", "grid_rate", "known_keys", "label", "listed", "mapping", "natural", "one_of"]
 __all__ += ["rate", "show", "text", "typed"]

@@ -5,7 +5,11 @@ from collections.abc import Mapping, Sequence
 
 from pandas import DataFrame, Series
 
+from keyhole.planning.roles import ROLES
+from keyhole.reporting._column import Column
+from keyhole.reporting.columns import find
 from keyhole.reporting.rendering import number, runs
+from keyhole.scoring.cards import NO_DEFENSE
 from keyhole.scoring.flags import TRUTH
 
 __all__ = ["page"]
@@ -17,16 +21,16 @@ PAGE_LEGEND = (
     "Percent, AUROC as a fraction; means over the judged seeds. [attack]: no seed passes the validity gate. "
     "* told the truth (poison rate, payload or target class): an upper bound. Intervals are in the tables."
 )
-# table, its rows, heading, columns of a cell
+# role, heading, columns of a cell
 PAGE = (
-    ("attacks", ("attack",), "Victim: CA / ASR", ("CA", "ASR")),
-    ("detection", ("detector",), "Detectors: TPR / FPR  AUROC", ("TPR", "FPR", "AUROC")),
-    ("detection", ("detector",), "Retrained on what they keep: CA / ASR", ("CA_retrained", "ASR_retrained")),
-    ("inversion", ("inverter",), "Inverters: target found / false alarms", ("found", "false_alarms")),
-    ("repair", ("trainer",), "Trainers: CA / ASR", ("CA", "ASR")),
-    ("repair", ("repairer",), "Repairers: CA / ASR", ("CA", "ASR")),
-    ("test_time", ("filter",), "Filters: TPR / FPR  AUROC", ("TPR", "FPR", "AUROC")),
-    ("test_time", ("purifier",), "Purifiers: CA / ASR", ("CA", "ASR")),
+    ("attacks", "Victim: CA / ASR", ("CA", "ASR")),
+    ("detectors", "Detectors: TPR / FPR  AUROC", ("TPR", "FPR", "AUROC")),
+    ("detectors", "Retrained on what they keep: CA / ASR", ("CA_retrained", "ASR_retrained")),
+    ("inverters", "Inverters: target found / false alarms", ("found", "false_alarms")),
+    ("trainers", "Trainers: CA / ASR", ("CA", "ASR")),
+    ("repairers", "Repairers: CA / ASR", ("CA", "ASR")),
+    ("filters", "Filters: TPR / FPR  AUROC", ("TPR", "FPR", "AUROC")),
+    ("purifiers", "Purifiers: CA / ASR", ("CA", "ASR")),
 )
 
 
@@ -46,28 +50,29 @@ def _block(tables: Mapping[str, DataFrame], attacks: DataFrame) -> list[str]:
     names = [row["attack"] if row["judged"] else f"[{row['attack']}]" for _, row in attacks.iterrows()]
     rates = [f"{100 * row['poison_rate']:g} %, {runs(row)}" for _, row in attacks.iterrows()]
     lines = [_line("", names), _line("poison rate, judged/seeds", rates)]
-    for name, roles, heading, columns in PAGE:
-        rows = tables[name][tables[name]["role"].isin(roles)].dropna(how="all", subset=columns[0:2])
-        shown = _defenses(rows, victims, columns)
+    for key, heading, columns in PAGE:
+        table = tables[ROLES[key].table]
+        rows = table[table["role"] == ROLES[key].noun].dropna(how="all", subset=columns[0:2])
+        shown = _defenses(rows, victims, [find(name) for name in columns])
         lines += [heading, *shown] if shown else []
     return lines
 
 
-def _defenses(rows: DataFrame, victims: Sequence[tuple[str, float]], columns: Sequence[str]) -> list[str]:
+def _defenses(rows: DataFrame, victims: Sequence[tuple[str, float]], columns: Sequence[Column]) -> list[str]:
     """A line for each defense, with its answer for each victim."""
     lines = []
     for (defense, told), part in rows.groupby(["defense", "told"], sort=False):
         cells = {(row["attack"], row["poison_rate"]): _brief(row, columns) for _, row in part.iterrows()}
         truth = "*" if set(str(told).split("+")).intersection(TRUTH) else ""
-        label = "no defense" if defense == "none" else f"{defense}{truth}"
+        label = "no defense" if defense == NO_DEFENSE else f"{defense}{truth}"
         if set(cells) & set(victims):
             lines.append(_line(f"  {label}", [cells.get(victim, "") for victim in victims]))
     return lines
 
 
-def _brief(row: Series, columns: Sequence[str]) -> str:
-    values = [number(row, name) or "-" for name in columns]
-    ranked = values.pop().removeprefix("0")[:4] if "AUROC" in columns else ""
+def _brief(row: Series, columns: Sequence[Column]) -> str:
+    values = [number(row, column) or "-" for column in columns]
+    ranked = values.pop().removeprefix("0")[:4] if len(columns) > 2 else ""
     return f"{values[0]:>5}/{values[1]:>5} {ranked:>4}".rstrip() if ranked else f"{values[0]:>5}/{values[1]:>5}"
 
 

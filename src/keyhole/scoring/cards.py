@@ -4,19 +4,21 @@ A defense's card repeats its victim's columns, so that a row can be read alone. 
 its own has a card too, with `status`, `reason` and no numbers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from keyhole.planning.roles import RETRAINING, ROLES, SEPARABILITY, Role
 from keyhole.scoring import flags, metrics
 
-__all__ = ["defended", "detector", "filter_", "inverter", "latent_separability", "victim"]
+__all__ = ["defended", "detector", "filter_", "inverter", "latent_separability", "of_defenses", "victim"]
 
 Card = dict[str, Any]
 Facts = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
 
+NO_DEFENSE = "none"  # in the column `defense`
 # the victim's columns in a defense's row
 REPEATED = (
     "dataset",
@@ -58,8 +60,8 @@ def victim(
     """
     card = {
         **identity(cell),
-        "role": "attack",
-        "defense": "none",
+        "role": ROLES["attacks"].noun,
+        "defense": NO_DEFENSE,
         "told": "",
         **facts,
         **metrics.payload(train_labels, poisoned["index"], poisoned["labels"], poisoned["is_cover"]),
@@ -67,14 +69,13 @@ def victim(
         **metrics.natural(reference["triggered"], reference["wanted"]),
         "CA_reference": float((reference["clean"] == test_labels).mean()),
     }
-    return {**card, "flags": flags.attack_flags(card)}
+    return _flagged(card, ROLES["attacks"])
 
 
 def latent_separability(victim: Card, rows: list[Card]) -> list[Card]:
     """Rows of `separability.by_level` as cards."""
-    start = _start(victim, "separability", "none", {"told": "", "status": "ok"})
-    cards = [{**start, **row} for row in rows]
-    return [{**card, "flags": flags.separability_flags(card)} for card in cards]
+    start = _start(victim, SEPARABILITY, NO_DEFENSE, {"told": "", "status": "ok"})
+    return [_flagged({**start, **row}, SEPARABILITY) for row in rows]
 
 
 def detector(
@@ -87,16 +88,18 @@ def detector(
     is_cover: np.ndarray,
 ) -> Card:
     """A `Suspicion` of the training set, held against the truth; `labels` as received."""
-    card = _start(victim, "detector", label, facts)
+    role = ROLES["detectors"]
+    card = _start(victim, role, label, facts)
     if facts["status"] == "ok":
         scores, flagged = found["scores"], found["flagged"]
         card |= metrics.detection(scores, flagged, is_payload, is_cover, labels, victim["target_classes"])
-    return {**card, "flags": flags.detection_flags(card)}
+    return _flagged(card, role)
 
 
 def inverter(victim: Card, label: str, facts: Facts, found: Arrays) -> Card:
     """What `keyhole.running.evaluation.inverted` kept of an inverter's answer."""
-    card = _start(victim, "inverter", label, facts)
+    role = ROLES["inverters"]
+    card = _start(victim, role, label, facts)
     if facts["status"] == "ok":
         targets = victim["target_classes"]  # none for a clean victim
         card |= metrics.inversion(found["anomaly"], found["flagged"], targets)
@@ -105,38 +108,66 @@ def inverter(victim: Card, label: str, facts: Facts, found: Arrays) -> Card:
         if "true_mask" in found:
             card |= metrics.recovered_patch(found["masks"][targets[0]], found["true_mask"])
             card |= {name: float(found[name]) for name in ("feature_distance", "shift_cosine")}
-    return {**card, "flags": flags.inversion_flags(card)}
+    return _flagged(card, role)
 
 
 def filter_(victim: Card, label: str, facts: Facts, found: Arrays) -> Card:
     """A `Suspicion` of test inputs, with `is_triggered`, `succeeds` and the `holdout_scores` that set thresholds."""
-    card = _start(victim, "filter", label, facts)
+    role = ROLES["filters"]
+    card = _start(victim, role, label, facts)
     if facts["status"] == "ok":
         card |= metrics.screening(**found)
-    return {**card, "flags": flags.screening_flags(card)}
+    return _flagged(card, role)
 
 
-def defended(victim: Card, role: str, label: str, facts: Facts, answers: Arrays, test_labels: np.ndarray) -> Card:
+def defended(victim: Card, role: Role, label: str, facts: Facts, answers: Arrays, test_labels: np.ndarray) -> Card:
     """A defended model (trained anew, repaired, or behind a purifier) beside its victim."""
     card = _start(victim, role, label, facts)
     if facts["status"] == "ok":
         card |= _model(answers, test_labels, victim["target_classes"])
         card |= metrics.repair(victim, card)
-    return {**card, "flags": flags.repair_flags(card)}
+    return _flagged(card, role)
 
 
-def _start(victim: Card, role: str, label: str, facts: Facts) -> Card:
+def of_defenses(
+    victim: Card,
+    results: Mapping[str, Sequence[tuple[str, Facts, Arrays]]],
+    labels: np.ndarray,
+    is_payload: np.ndarray,
+    is_cover: np.ndarray,
+    test_labels: np.ndarray,
+) -> list[Card]:
+    """The cards of all defenses that met a victim.
+
+    Args:
+        results: key of a role, or `RETRAINING.key` -> label, facts and answer of each defense.
+        labels: of the training set, as received.
+    """
+    cards = [detector(victim, *result, labels, is_payload, is_cover) for result in results["detectors"]]
+    cards += [inverter(victim, *result) for result in results["inverters"]]
+    cards += [filter_(victim, *result) for result in results["filters"]]
+    for role in (RETRAINING, ROLES["repairers"], ROLES["trainers"], ROLES["purifiers"]):
+        cards += [defended(victim, role, *result, test_labels) for result in results[role.key]]
+    return cards
+
+
+def _start(victim: Card, role: Role, label: str, facts: Facts) -> Card:
     """`excluded` repeats the victim's flags for which no defense may be judged on it; empty for a sound victim."""
     return {
         **{name: victim[name] for name in REPEATED},
         "CA_victim": victim["CA"],
         "ASR_victim": victim["ASR"],
         "RA_victim": victim["RA"],
-        "role": role,
+        "role": role.noun,
         "defense": label,
         **facts,
         "excluded": sorted(flags.EXCLUDING.intersection(victim["flags"])),
     }
+
+
+def _flagged(card: Card, role: Role) -> Card:
+    assert role.stage is not None
+    return {**card, "flags": flags.raised(card, role.stage)}
 
 
 def _model(answers: Arrays, test_labels: np.ndarray, targets: list[int]) -> Card:

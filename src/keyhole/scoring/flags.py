@@ -5,11 +5,11 @@ A missing column, `null` and NaN all mean "not measured". Thresholds are fixed h
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Any
+
+from keyhole.planning.roles import CLEAN, Stage
 
 Card = Mapping[str, Any]
-Stage = Literal["attack", "separability", "detection", "inversion", "repair", "screening"]
 
 VALID_ASR = 0.85  # PSBD's bar (Li et al. 2025)
 PAPER_ALLOWANCE = 0.10  # Adap-Blend reaches .765 in its own paper (Qi et al. 2023)
@@ -17,7 +17,7 @@ CA_ALLOWANCE = 0.03
 NATURAL_ASR = 0.20
 MAJORITY = 0.50
 TRUTH = ("poison_rate", "payload", "target_class")
-ROUNDING = 1e-9
+ROUNDING = 1e-9  # so that .95 - .92 is not more than .03
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def asr_gate(card: Card) -> float:
 
 def _attack_failed(card: Card) -> bool:
     # "not at least" instead of "less than": an attack whose ASR was not measured has not been shown to work
-    return card.get("attack") != "none" and not _number(card, "ASR") >= asr_gate(card) - ROUNDING
+    return card.get("attack") != CLEAN and not _number(card, "ASR") >= asr_gate(card) - ROUNDING
 
 
 def _ca_dropped(card: Card) -> bool:
@@ -156,11 +156,3 @@ EXCLUDING = frozenset({"attack_failed", "rate_not_realised", "asr_on_clean_model
 def raised(card: Card, stage: Stage) -> list[str]:
     """The names of the flags that a card of this stage raises, in the order of `FLAGS`."""
     return [name for name, flag in FLAGS.items() if stage in flag.stages and flag.raised(card)]
-
-
-attack_flags = partial(raised, stage="attack")
-separability_flags = partial(raised, stage="separability")
-detection_flags = partial(raised, stage="detection")
-inversion_flags = partial(raised, stage="inversion")
-repair_flags = partial(raised, stage="repair")
-screening_flags = partial(raised, stage="screening")

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from keyhole.scoring.statistics import average
+from keyhole.scoring.flags import CA_ALLOWANCE, ROUNDING
+from keyhole.scoring.statistics import NAN, average
 
 Columns = dict[str, int | float]
 
-NAN = float("nan")
 PATCH = 0.25  # of the image: a trigger on more of it is no patch, and masks are not compared with it
-ROUNDING = 1e-9  # so that .95 - .92 is not more than .03
 
 
 def _mean(hits: Bool[np.ndarray, " n"]) -> float:
@@ -312,7 +311,7 @@ def _rating(gain: float, ca_drop: float) -> float:
 def _success(asr: float, ca_drop: float, bar: float) -> float:
     if np.isnan(asr) or np.isnan(ca_drop):
         return NAN
-    return float(asr <= bar + ROUNDING and ca_drop <= 0.03 + ROUNDING)
+    return float(asr <= bar + ROUNDING and ca_drop <= CA_ALLOWANCE + ROUNDING)
 
 
 def repair(victim: Mapping[str, Any], repaired: Mapping[str, Any]) -> Columns:

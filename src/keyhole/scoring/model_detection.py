@@ -7,10 +7,10 @@ free of the method's own threshold; each poisoned victim meets the clean ones of
 
 from collections.abc import Sequence
 
-import numpy as np
 from pandas import DataFrame, Series
 
-from keyhole.scoring.statistics import wilson
+from keyhole.planning.roles import CLEAN
+from keyhole.scoring.statistics import NAN, wilson
 from keyhole.scoring.two_sample import auroc
 
 __all__ = ["ALL", "COLUMNS", "model_detection"]
@@ -32,13 +32,13 @@ def model_detection(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
     place = [name for name in keys if name not in ("attack", "poison_rate")]
     rows = []
     for here, group in runs.groupby(place, sort=False):
-        clean = group[(group["attack"] == "none") & (group["state"] == "judged")]
-        attacked = group[group["attack"] != "none"]
+        clean = group[(group["attack"] == CLEAN) & (group["state"] == "judged")]
+        attacked = group[group["attack"] != CLEAN]
         fixed = dict(zip(place, here, strict=True))
         for (attack, rate), part in attacked.groupby(["attack", "poison_rate"], sort=False):
             rows.append({**fixed, "attack": attack, "poison_rate": rate, **_row(part, clean)})
         if attacked["attack"].nunique() != 1:
-            rows.append({**fixed, "attack": ALL, "poison_rate": np.nan, **_row(attacked, clean)})
+            rows.append({**fixed, "attack": ALL, "poison_rate": NAN, **_row(attacked, clean)})
     facts = ["controls", "target_share", "seeds", "judged", "excluded", "failed", "flags", "reason"]
     return DataFrame(rows, columns=[*keys, *COLUMNS, *facts])
 
@@ -63,10 +63,10 @@ def _row(part: DataFrame, clean: DataFrame) -> dict[str, object]:
 def _share(name: str, hits: Series) -> dict[str, float]:
     n, successes = len(hits), int(hits.sum())
     low, high = wilson(successes, n)
-    return {name: successes / n if n else np.nan, f"{name}_low": low, f"{name}_high": high}
+    return {name: successes / n if n else NAN, f"{name}_low": low, f"{name}_high": high}
 
 
 def _auroc(poisoned: Series, clean: Series) -> float:
     if not len(poisoned) or not len(clean):
-        return float("nan")
+        return NAN
     return auroc(poisoned.to_numpy(float), clean.to_numpy(float))

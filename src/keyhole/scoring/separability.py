@@ -13,15 +13,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from keyhole.scoring.statistics import average
+from keyhole.scoring.statistics import NAN, average
 from keyhole.scoring.two_sample import METRICS, SCALE_FREE, Groups, auroc, plain_silhouette, shrunk_covariance, spread
 
 __all__ = ["COLUMNS", "TRANSFORMS", "by_level", "separability"]
 
-NAN = float("nan")
 FEWEST, MOST = 5, 500  # rows of a group
 PLAIN_ROWS = 1500  # of `silhouette_plain`, whose time grows with their square
-
 
 COLUMNS = [f"{name}{mark}" for name in (*METRICS, "distance_auroc") for mark in ("", "_null", "_ceiling")]
 COLUMNS += ["silhouette_plain", "effective_rank", "spread_ratio"]

@@ -11,9 +11,10 @@ from functools import cache, cached_property
 import numpy as np
 from jaxtyping import Bool, Float
 
+from keyhole.scoring.statistics import NAN
+
 __all__ = ["METRICS", "SCALE_FREE", "Groups", "auroc", "plain_silhouette", "shrunk_covariance", "spread"]
 
-NAN = float("nan")
 FOLDS = 5
 NEIGHBORS = 10
 PERMUTATIONS = 199  # so the smallest p is 1/200

@@ -1,100 +1,74 @@
-"""Pictures of one victim. Every function draws one and writes it to `path`; the suffix (.png, .pdf) chooses the format.
-
-Figures are built without pyplot, so nothing is shared between them, and written without a date: the same numbers give
-the same bytes. Colors are those of Okabe & Ito (2008), which color-blind readers can tell apart.
-"""
+"""Pictures of one victim: its attack on example images, a map of its latents, the triggers that inverters found."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from keyhole import artifacts
+from keyhole.reporting.canvas import BLUE, ORANGE, empty, save
+from keyhole.scoring.latent_maps import LatentMaps
+from keyhole.scoring.statistics import NAN
 
-__all__ = ["BLUE", "KINDS", "ORANGE", "latent_map", "nothing", "plot_latents", "plot_nothing", "plot_preview"]
-__all__ += ["plot_inversions", "plot_triggers", "sample_kinds", "save"]
-
-Kinds = Shaped[np.ndarray, " n"]  # "clean", "cover" or "payload", row by row
+__all__ = ["draw", "plot_inversions", "plot_latents", "plot_preview", "plot_triggers"]
 
 # drawn in this order; shapes differ as well, for print in gray
-KINDS = {"clean": ("#999999", "o"), "cover": ("#0072B2", "s"), "payload": ("#D55E00", "^")}
-ORANGE, BLUE = "#D55E00", "#0072B2"
-PER_KIND = 1000  # points of each kind in a map
+KINDS = {"clean": ("#999999", "o"), "cover": (BLUE, "s"), "payload": (ORANGE, "^")}
 AMPLIFIED = 5
 FRAME = 1  # pixels around an image
 COLUMNS = 10  # classes side by side
 MOST_CLASSES = 20
-NO_DATE: dict[str, dict[str, Any]] = {
-    ".png": {"Software": None},
-    ".pdf": {"Creator": None, "Producer": None, "CreationDate": None},
-}
 
 
-def save(figure: Figure, path: str | Path) -> None:
-    with artifacts.atomic(path) as part:
-        figure.savefig(part, dpi=150, metadata=NO_DATE[part.suffix])
+def draw(
+    outputs: Mapping[str, Any],
+    title: str,
+    level: str,
+    cards: Sequence[Mapping[str, Any]],
+    examples: Mapping[str, np.ndarray],
+    maps: LatentMaps,
+    inversions: Mapping[str, Mapping[str, np.ndarray]],
+) -> None:
+    """Draw all pictures of a victim.
+
+    Args:
+        outputs: paths of the pictures `preview` and `latents`, of at most one `inversions`, and of `triggers` for each
+            inverter.
+        level: where the mapped latents are read.
+        cards: those of the victim, its own first.
+        examples: images, as in `keyhole.running.examples`.
+        inversions: inverter -> what the workflow kept of its answer.
+    """
+    targets = cards[0]["target_classes"]
+    raw = [card["silhouette"] for card in cards if (card.get("level"), card.get("transform")) == (level, "raw")]
+    preview = plot_preview(examples["clean"], examples["planted"], examples["triggered"], title)
+    save(preview, outputs["preview"])
+    save(plot_latents(maps, f"{title}, {level}", (raw or [NAN])[0]), outputs["latents"])
+    for inversion, path in zip(inversions.values(), outputs["triggers"], strict=True):
+        save(plot_triggers(inversion, targets, title), path)
+    for path in outputs["inversions"]:
+        save(plot_inversions(examples["holdout"], examples["stamped"], inversions, title), path)
 
 
 # Latents
 
 
-def sample_kinds(kinds: Kinds, rng_seed: int) -> Int[np.ndarray, " m"]:
-    """Rows to draw, ascending: as many clean and cover rows as there is payload, at most 1,000 of each kind.
-
-    A map of all rows would show the density of the clean ones, and hide 150 payload rows among 5,000.
-    """
-    rng = np.random.default_rng(rng_seed)
-    size = min(PER_KIND, int((kinds == "payload").sum()) or PER_KIND)
-    drawn = [rng.permutation(np.flatnonzero(kinds == kind))[:size] for kind in KINDS]
-    return np.sort(np.concatenate(drawn))
-
-
-def latent_map(
-    latents: Float[np.ndarray, "m d"], method: Literal["t-SNE", "PCA"], rng_seed: int
-) -> Float[np.ndarray, "m 2"]:
-    """The rows in the plane: their first two principal components, or t-SNE of the first 50 (van der Maaten 2008).
-
-    NaN where a latent is not finite, or for fewer than five rows: there is nothing to see.
-    """
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-
-    if len(latents) < 5 or not np.isfinite(latents).all():
-        return np.full((len(latents), 2), np.nan)
-    components = min(50 if method == "t-SNE" else 2, *latents.shape)
-    reduced = PCA(components, svd_solver="full").fit_transform(latents.astype(np.float64))
-    if reduced.shape[1] < 2:
-        reduced = np.pad(reduced, ((0, 0), (0, 1)))
-    if method == "PCA":
-        return reduced
-    perplexity = min(30, (len(latents) - 1) / 3)
-    return TSNE(perplexity=perplexity, init="pca", random_state=rng_seed).fit_transform(reduced)
-
-
-def plot_latents(
-    maps: Mapping[str, Float[np.ndarray, "m 2"]],
-    kinds: Shaped[np.ndarray, " m"],
-    path: str | Path,
-    title: str,
-    silhouette: float = float("nan"),
-) -> None:
-    """One panel for each map (method -> coordinates), payload, cover and clean in colors of their own."""
-    figure = Figure(figsize=(4.2 * len(maps), 4.6), layout="constrained")
-    axes = figure.subplots(1, len(maps), squeeze=False)[0]
-    for panel, (method, points) in zip(axes, maps.items(), strict=True):
-        _scatter(panel, points, kinds)
+def plot_latents(maps: LatentMaps, title: str, silhouette: float = NAN) -> Figure:
+    """Draw a panel for each map, payload, cover and clean rows in colors of their own."""
+    figure = Figure(figsize=(4.2 * len(maps.points), 4.6), layout="constrained")
+    axes = figure.subplots(1, len(maps.points), squeeze=False)[0]
+    for panel, (method, points) in zip(axes, maps.points.items(), strict=True):
+        _scatter(panel, points, maps.kinds)
         panel.set_title(method, fontsize=10)
     handles, labels = axes[0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, markerscale=2)
     measured = "" if np.isnan(silhouette) else f"\nsilhouette of payload in the target class: {silhouette:.3f}"
     figure.suptitle(f"{title}{measured}", fontsize=11)
-    save(figure, path)
+    return figure
 
 
 def _scatter(panel: Axes, points: Float[np.ndarray, "m 2"], kinds: Shaped[np.ndarray, " m"]) -> None:
@@ -116,10 +90,9 @@ def plot_preview(
     clean: UInt8[np.ndarray, "n c h w"],
     planted: UInt8[np.ndarray, "n c h w"],
     triggered: UInt8[np.ndarray, "n c h w"],
-    path: str | Path,
     title: str,
-) -> None:
-    """Example images as they are, with the training-time and the test-time trigger, and what each changes."""
+) -> Figure:
+    """Draw example images as they are, with the training-time and the test-time trigger, and what each changes."""
     rows = {
         "clean": clean,
         "planted\n(training)": planted,
@@ -134,7 +107,7 @@ def plot_preview(
         _show(panel, _strip(images))
         panel.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
     figure.suptitle(title, fontsize=11)
-    save(figure, path)
+    return figure
 
 
 def _difference(first: UInt8[np.ndarray, "n c h w"], second: UInt8[np.ndarray, "n c h w"]) -> np.ndarray:
@@ -156,16 +129,15 @@ def _show(panel: Axes, image: Shaped[np.ndarray, "c h w"]) -> None:
     panel.spines[:].set_visible(False)
 
 
-def plot_triggers(found: Mapping[str, np.ndarray], targets: Sequence[int], path: str | Path, title: str) -> None:
-    """Of each class an image with the recovered trigger, its mask and its anomaly; of many, the most anomalous.
+def plot_triggers(found: Mapping[str, np.ndarray], targets: Sequence[int], title: str) -> Figure:
+    """Draw for each class an image with the recovered trigger, its mask and its anomaly; of many, the most anomalous.
 
     Args:
-        found: what `running.evaluation.inverted` kept; a method that failed, or recovers no trigger, has no `triggers`.
+        found: what the workflow kept of an inverter's answer; without `triggers` if it failed or recovers none.
         targets: the true ones, framed in blue; none for a clean model.
     """
     if "triggers" not in found:
-        plot_nothing(path, title)
-        return
+        return empty(title)
     triggers, masks, anomaly, flagged = (found[name] for name in ("triggers", "masks", "anomaly", "flagged"))
     classes = _classes_shown(anomaly, targets)
     width, blocks = min(COLUMNS, len(classes)), -(-len(classes) // COLUMNS)
@@ -195,21 +167,20 @@ def plot_triggers(found: Mapping[str, np.ndarray], targets: Sequence[int], path:
         fontsize=8,
     )
     figure.suptitle(f"{title}\nnumber: anomaly{some}", fontsize=10)
-    save(figure, path)
+    return figure
 
 
 def plot_inversions(
     clean: UInt8[np.ndarray, "n c h w"],
     triggered: UInt8[np.ndarray, "n c h w"],
     inversions: Mapping[str, Mapping[str, np.ndarray]],
-    path: str | Path,
     title: str,
-) -> None:
-    """The same hold-out images clean, with the true trigger and with the recovered ones, each beside what it changes.
+) -> Figure:
+    """Draw hold-out images clean, with the true trigger and with the recovered ones, each beside what it changes.
 
     Args:
         clean: the first hold-out images.
-        inversions: inverter -> what `keyhole.running.evaluation.inverted` kept; those without a trigger have no row.
+        inversions: inverter -> what the workflow kept of its answer; those without a trigger have no row.
     """
     rows = {"clean": clean, "true trigger": triggered}
     for label, found in inversions.items():
@@ -225,20 +196,7 @@ def plot_inversions(
         _show(change, _strip(_difference(images, clean)))
     axes[0, 1].set_title(f"change, × {AMPLIFIED}", fontsize=9)
     figure.suptitle(title, fontsize=11)
-    save(figure, path)
-
-
-def plot_nothing(path: str | Path, title: str) -> None:
-    """A picture that says that there is none: the method failed."""
-    figure = Figure(figsize=(5, 1.5), layout="constrained")
-    nothing(figure.subplots())
-    figure.suptitle(title, fontsize=10)
-    save(figure, path)
-
-
-def nothing(panel: Axes) -> None:
-    panel.set_axis_off()
-    panel.text(0.5, 0.5, "no such results in this grid", ha="center", va="center", transform=panel.transAxes)
+    return figure
 
 
 def _classes_shown(anomaly: Float[np.ndarray, " k"], targets: Sequence[int]) -> list[int]:

@@ -1,4 +1,8 @@
-"""What figures of a whole grid share: their panels, a matrix of numbers, marks with a legend."""
+"""What figures and pictures share: colors, files, panels, a matrix of numbers, marks with a legend.
+
+Figures are built without pyplot, so nothing is shared between them, and written without a date: the same numbers give
+the same bytes. Colors are those of Okabe & Ito (2008), which color-blind readers can tell apart.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,13 +15,26 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from pandas import DataFrame, Series
 
-from keyhole.reporting.pictures import nothing, save
+from keyhole import artifacts
 
-__all__ = ["COLORS", "MARKERS", "VICTIM", "by_model", "empty", "matrix", "named", "scatter", "side_by_side", "slanted"]
+__all__ = ["BLUE", "COLORS", "MARKERS", "ORANGE", "VICTIM", "by_model", "empty", "matrix", "named", "save", "scatter"]
+__all__ += ["side_by_side", "slanted"]
 
 VICTIM = ["dataset", "model", "attack", "poison_rate"]
 MARKERS = "osD^v<>Ph*X8pd"
-COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+ORANGE, BLUE = "#D55E00", "#0072B2"
+COLORS = (ORANGE, BLUE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+NO_DATE: dict[str, dict[str, Any]] = {
+    ".png": {"Software": None},
+    ".pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+}
+
+
+def save(figure: Figure, *paths: str | Path) -> None:
+    """Write a figure; the suffix of a path (.png, .pdf) chooses the format."""
+    for path in paths:
+        with artifacts.atomic(path) as part:
+            figure.savefig(part, dpi=150, metadata=NO_DATE[part.suffix])
 
 
 def by_model(cards: DataFrame) -> Iterator[tuple[str, DataFrame]]:
@@ -60,13 +77,15 @@ def slanted(panel: Axes) -> None:
         label.set(ha="right", rotation_mode="anchor")
 
 
-def empty(path: str | Path) -> None:
+def empty(title: str = "") -> Figure:
+    """Draw that there is nothing to draw."""
     figure = Figure(figsize=(5, 1.5), layout="constrained")
-    nothing(figure.subplots())
-    save(figure, path)
-
-
-# Attacks
+    panel = figure.subplots()
+    panel.set_axis_off()
+    panel.text(0.5, 0.5, "no such results in this grid", ha="center", va="center", transform=panel.transAxes)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure
 
 
 def scatter(panel: Axes, points: DataFrame, x: str, y: str, by: str) -> None:
@@ -78,9 +97,9 @@ def scatter(panel: Axes, points: DataFrame, x: str, y: str, by: str) -> None:
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def side_by_side(parts: Sequence[tuple[str, DataFrame]], draw: Callable[[Axes, DataFrame], None], path: Any) -> None:
+def side_by_side(parts: Sequence[tuple[str, DataFrame]], draw: Callable[[Axes, DataFrame], None]) -> Figure:
     if not parts:
-        return empty(path)
+        return empty()
     figure = Figure(figsize=(5.2 * len(parts) + 2.2, 4.4), layout="constrained")
     for panel, (name, part) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
         draw(panel, part)
@@ -89,4 +108,4 @@ def side_by_side(parts: Sequence[tuple[str, DataFrame]], draw: Callable[[Axes, D
     for panel in figure.axes:
         handles |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False, fontsize=8)
-    return save(figure, path)
+    return figure

@@ -1,4 +1,4 @@
-"""What was done to a training set, for those who score; no defense imports this."""
+"""Which rows of a training set are payload and cover: the truth, for those who score. No defense imports this."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ __all__ = ["around_target", "received_labels"]
 def received_labels(
     train_labels: np.ndarray, poisoned: Mapping[str, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The training labels as received, and which rows are payload and cover."""
+    """Return the training labels as received, and which rows are payload and cover."""
     labels = train_labels.copy()
     labels[poisoned["index"]] = poisoned["labels"]
     is_payload, is_cover = np.zeros((2, len(labels)), dtype=bool)
@@ -22,8 +22,10 @@ def received_labels(
 def around_target(
     train_labels: np.ndarray, poisoned: Mapping[str, np.ndarray], target: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that have the target label as received, and cover rows, which keep their own; and the kind of each: payload,
-    cover or clean."""
+    """Return the rows with the target label as received and all cover rows, and the kind of each of these rows.
+
+    Cover rows keep their own label. The kinds are payload, cover and clean.
+    """
     labels, is_payload, is_cover = received_labels(train_labels, poisoned)
     rows = np.flatnonzero((labels == target) | is_cover)
     return rows, np.where(is_payload, "payload", np.where(is_cover, "cover", "clean"))[rows]

@@ -4,7 +4,6 @@ Hatched: no run of that cell is judged (its attack did not implant, say). Means 
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from keyhole.reporting.panels import COLORS, MARKERS, VICTIM, by_model, empty, matrix, named
-from keyhole.reporting.pictures import save
-from keyhole.reporting.tables import CONTROLS
+from keyhole.planning.roles import CLEAN, SEPARABILITY
+from keyhole.reporting.canvas import COLORS, MARKERS, VICTIM, by_model, empty, matrix, named
+from keyhole.reporting.runs import CONTROLS, is_role
 
 __all__ = [
     "DISTANCES",
@@ -38,7 +37,7 @@ MARKS = ("", "_null", "_ceiling")
 FAMILIES = {"blended": "adap_blend", "badnets": "adap_patch"}
 
 
-def plot_levels(cards: DataFrame, path: str | Path) -> None:
+def plot_levels(cards: DataFrame) -> Figure:
     """Where the signal goes: AUROC of payload against clean rows of its label, by level and by what is measured.
 
     Raw, standardized and whitened: of the distance to the clean rows' mean in that space. The linear oracle is told
@@ -50,12 +49,12 @@ def plot_levels(cards: DataFrame, path: str | Path) -> None:
         oracle = rows[rows["transform"] == "raw"].groupby("level")["lda_auroc"].mean()
         return distance.assign(oracle=oracle).reindex(columns=list(SPACES)).rename(columns=SPACES)
 
-    _each_victim(cards, path, aurocs, "Payload against clean rows of the target class, AUROC")
+    return _each_victim(cards, aurocs, "Payload against clean rows of the target class, AUROC")
 
 
-def plot_distances(cards: DataFrame, path: str | Path) -> None:
+def plot_distances(cards: DataFrame) -> Figure:
     """How far payload is from clean rows of its label, by level and metric: what a regularizer takes away."""
-    _each_victim(cards, path, relative_distances, "Payload: 0 as near as clean rows of its label, 1 as another class")
+    return _each_victim(cards, relative_distances, "Payload: 0 as near as clean rows of its label, 1 as another class")
 
 
 def relative_distances(rows: DataFrame) -> DataFrame:
@@ -66,17 +65,16 @@ def relative_distances(rows: DataFrame) -> DataFrame:
     return table.groupby(level=0).mean()
 
 
-def _each_victim(cards: DataFrame, path: str | Path, values: Callable[[DataFrame], DataFrame], title: str) -> None:
+def _each_victim(cards: DataFrame, values: Callable[[DataFrame], DataFrame], title: str) -> Figure:
     """A heat map for each attack and rate, a row for each level; `values` makes its columns of the cards."""
-    found = cards[cards["role"] == "separability"]
+    found = cards[cards["role"] == SEPARABILITY.noun]
     parts = list(by_model(found))
     if not parts:
-        return empty(path)
+        return empty()
     victims = [
         (f"{name}\n{text}", rows) for name, part in parts for text, rows in part.groupby(named(part), sort=False)
     ]
-    # four side by side, or three where these fill every line: a regularizer's variants then stand below each other
-    across = min(3 if len(victims) % 4 and len(victims) % 3 == 0 else 4, len(victims))
+    across = min(4, len(victims))
     levels = list(dict.fromkeys(found["level"]))
     down = -(-len(victims) // across)
     figure = Figure(figsize=(3.1 * across + 0.6, (0.32 * len(levels) + 1.35) * down), layout="constrained")
@@ -89,7 +87,7 @@ def _each_victim(cards: DataFrame, path: str | Path, values: Callable[[DataFrame
         matrix(panel, table.to_numpy(float), levels, list(table.columns), hatched)
         panel.set_title(name.partition("\n")[2].replace("\n", ", ") if len(parts) == 1 else name, fontsize=9)
     figure.suptitle(f"{title}{_where(parts)}", fontsize=11)
-    return save(figure, path)
+    return figure
 
 
 def _where(parts: Sequence[tuple[str, DataFrame]]) -> str:
@@ -98,7 +96,7 @@ def _where(parts: Sequence[tuple[str, DataFrame]]) -> str:
 
 def phase_family(victims: DataFrame) -> DataFrame:
     """Victims whose attacks differ in rate and in cover rows for each payload row, with the `family` they belong to."""
-    known = victims[(victims["attack"] != "none") & (victims["controls"] == "dirty-label")]
+    known = victims[(victims["attack"] != CLEAN) & (victims["controls"] == "dirty-label")]
     family = known["method"].map(lambda name: FAMILIES.get(name, name))
     known = known.assign(family=family, ratio=(known["cover"] / known["payload"]).round(2))
     keys = ["dataset", "model", "family"]
@@ -106,18 +104,18 @@ def phase_family(victims: DataFrame) -> DataFrame:
     return known[(counts > 1).all(axis=1)]
 
 
-def plot_phase(cards: DataFrame, path: str | Path) -> None:
+def plot_phase(cards: DataFrame) -> Figure:
     """Phase diagram: how well each detector ranks the payload in its class, over target share and cover for payload.
 
     Below each AUROC stands the victim's ASR in percent; hatched where the attack did not implant.
     """
-    victims = phase_family(cards[cards["role"] == "attack"])
-    found = cards[(cards["role"] == "detector") & ~cards["defense"].isin(CONTROLS)]
+    victims = phase_family(cards[is_role(cards, "attacks")])
+    found = cards[is_role(cards, "detectors") & ~cards["defense"].isin(CONTROLS)]
     found = found[found["status"].isin(["", "ok"])].drop(columns="ASR")
     keys = [*VICTIM, "seed"]
     found = found.merge(victims[[*keys, "family", "ratio", "ASR"]], on=keys)
     if not len(found):
-        return empty(path)
+        return empty()
     panels = list(found.groupby(["dataset", "model", "family", "defense"], sort=False))
     across = min(4, len(panels))
     first = panels[0][1]
@@ -133,7 +131,7 @@ def plot_phase(cards: DataFrame, path: str | Path) -> None:
     figure.colorbar(image, ax=axes, shrink=0.6, label="AUROC in the target class", ticks=[0, 0.5, 1])
     names = ", ".join([*dict.fromkeys(found["dataset"] + ", " + found["model"]), *dict.fromkeys(found["family"])])
     figure.suptitle(f"{names}: AUROC in the target class, below it ASR in percent; hatched: not implanted", fontsize=10)
-    return save(figure, path)
+    return figure
 
 
 def _phase(panel: Axes, part: DataFrame) -> Any:
@@ -157,17 +155,19 @@ def _auroc_and_asr(auroc: float, asr: float) -> str:
     return "" if np.isnan(asr) else f"{'–' if np.isnan(auroc) else f'{auroc:.2f}'}\n{100 * asr:.0f}"
 
 
-def plot_nuisance(cards: DataFrame, path: str | Path) -> None:
+def plot_nuisance(cards: DataFrame) -> Figure:
     """What should not matter: separability of one attack over seeds, architectures and target classes, each a mark.
 
     Raw latents of the penultimate level: the silhouette, and what a linear oracle that is told the truth makes of it.
     """
     keys = [*VICTIM, "seed"]
-    victims = cards[(cards["role"] == "attack") & (cards["attack"] != "none")]
-    found = cards[(cards["role"] == "separability") & (cards["transform"] == "raw") & (cards["level"] == "penultimate")]
+    victims = cards[is_role(cards, "attacks") & (cards["attack"] != CLEAN)]
+    found = cards[
+        (cards["role"] == SEPARABILITY.noun) & (cards["transform"] == "raw") & (cards["level"] == "penultimate")
+    ]
     found = found[[*keys, "silhouette", "lda_auroc"]].merge(victims[[*keys, "method", "target_classes"]], on=keys)
     if not len(found):
-        return empty(path)
+        return empty()
     found["row"] = found["method"] + [f", {100 * rate:g} %" for rate in found["poison_rate"]]
     found["setting"] = found["dataset"] + ", " + found["model"] + ", to " + found["target_classes"].astype(str)
     rows, settings = list(dict.fromkeys(found["row"])), list(dict.fromkeys(found["setting"]))
@@ -189,4 +189,4 @@ def plot_nuisance(cards: DataFrame, path: str | Path) -> None:
     figure.suptitle(
         "What should not matter to separability: a mark for each seed, architecture and target", fontsize=10
     )
-    return save(figure, path)
+    return figure

@@ -1,0 +1,211 @@
+"""Figures of attacks and defenses over a whole grid.
+
+Hatched: no run of that cell is judged (its attack did not implant, say). Means are over seeds.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from pandas import DataFrame, Series
+
+from keyhole.planning.roles import CLEAN, RETRAINING, ROLES
+from keyhole.reporting.canvas import (
+    BLUE,
+    ORANGE,
+    VICTIM,
+    by_model,
+    empty,
+    matrix,
+    named,
+    scatter,
+    side_by_side,
+    slanted,
+)
+from keyhole.reporting.runs import CONTROLS, is_role
+from keyhole.scoring.flags import TRUTH, VALID_ASR
+
+__all__ = ["plot_attacks", "plot_cleansing", "plot_detection", "plot_evasion", "plot_families", "plot_ladder"]
+
+RUNGS = ("clean-label", "dirty-label", "training")  # what an attacker controls, from little to much
+
+
+def plot_attacks(cards: DataFrame) -> Figure:
+    """ASR, natural ASR and CA of each attack and rate, a mark for each seed."""
+    victims = cards[is_role(cards, "attacks") & (cards["attack"] != CLEAN)]
+    names = list(
+        dict.fromkeys(victims[VICTIM].sort_values(["dataset", "model"], kind="stable").itertuples(index=False))
+    )
+    if not names:
+        return empty()
+    figure = Figure(figsize=(7, 0.36 * len(names) + 1.4), layout="constrained")
+    panel = figure.subplots()
+    place = np.array([names.index(key) for key in victims[VICTIM].itertuples(index=False)])
+    _marks(panel, victims, place)
+    several = victims[["dataset", "model"]].drop_duplicates().shape[0] > 1
+    labels = [f"{f'{d}, {m}: ' if several else ''}{attack}, {100 * rate:g} %" for d, m, attack, rate in names]
+    panel.set_yticks(range(len(names)), labels, fontsize=8)
+    panel.set(xlim=(-3, 103), ylim=(len(names) - 0.4, -0.6), xlabel="percent")
+    panel.axvline(100 * VALID_ASR, color="#666666", linestyle=":", linewidth=1, label="validity gate")
+    panel.grid(axis="y", color="#eeeeee")
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right", "left"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    return figure
+
+
+def _marks(panel: Axes, victims: DataFrame, place: Int[np.ndarray, " n"]) -> None:
+    """A mark for each seed; seeds of one attack lie a little apart, so that equal values stay visible."""
+    order = {seed: i for i, seed in enumerate(sorted(set(victims["seed"])))}
+    shift = 0.5 * (np.array([order[seed] for seed in victims["seed"]]) + 0.5) / len(order) - 0.25
+    styles: Sequence[tuple[str, str, str, str]] = (
+        ("ASR", "ASR", ORANGE, "o"),
+        ("ASR_natural", "ASR on the clean model", "#E69F00", "x"),
+        ("CA", "CA", BLUE, "|"),
+    )
+    for column, label, color, marker in styles:
+        panel.scatter(100 * victims[column].astype(float), place + shift, s=26, c=color, marker=marker, label=label)
+
+
+# Detection
+
+
+def plot_detection(table: DataFrame) -> Figure:
+    """AUROC of each detector on each attack and rate, from the table `detection`."""
+    parts = list(by_model(table[table["attack"] != CLEAN]))
+    if not parts:
+        return empty()
+    shapes = [(part["defense"].nunique(), len(part.groupby(["attack", "poison_rate"]))) for _, part in parts]
+    width = max(0.56 * max(columns for _, columns in shapes) + 3.6, 5.5)
+    figure = Figure(figsize=(width, sum(0.3 * rows + 1.6 for rows, _ in shapes)), layout="constrained")
+    axes = figure.subplots(len(parts), 1, squeeze=False, height_ratios=[rows + 4 for rows, _ in shapes])[:, 0]
+    for panel, (name, part) in zip(axes, parts, strict=True):
+        part = part.assign(victim=named(part))
+        rows, columns = list(dict.fromkeys(part["defense"])), list(dict.fromkeys(part["victim"]))
+        values, judged = (
+            part.pivot_table(index="defense", columns="victim", values=value, dropna=False)
+            .reindex(index=rows, columns=columns)
+            .to_numpy(float)
+            for value in ("AUROC", "judged")
+        )
+        image = matrix(panel, values, rows, columns, hatched=judged == 0)
+        slanted(panel)
+        panel.set_title(f"AUROC of detectors: {name}", fontsize=10)
+        figure.colorbar(image, ax=panel, shrink=0.8, label="AUROC", ticks=[0, 0.5, 1])
+    return figure
+
+
+def plot_families(cards: DataFrame) -> Figure:
+    """Do detectors complement each other: the best AUROC in the target class of those that look at the same thing."""
+    blind = _blind(cards)
+    found = cards[is_role(cards, "detectors") & blind & (cards["attack"] != CLEAN) & (cards["looks_at"] != "nothing")]
+    found = found[found["looks_at"].notna()]
+    parts = list(by_model(found))
+    if not parts:
+        return empty()
+    figure = Figure(figsize=(6.2 * len(parts), 0.34 * found["attack"].nunique() + 1.6), layout="constrained")
+    for panel, (name, part) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
+        part = part.assign(victim=named(part).str.replace("\n", ", "), out=part["excluded"] != "")
+        means = part.groupby(["victim", "looks_at", "defense"], sort=False)["AUROC_target"].mean()
+        best = means.groupby(["victim", "looks_at"], sort=False).max().unstack(sort=False)
+        best["all"] = best.max(axis=1)
+        out = part.groupby("victim", sort=False)["out"].all().reindex(best.index).to_numpy()
+        columns = [str(each) for each in best.columns]
+        image = matrix(panel, best.to_numpy(float), list(best.index), columns, np.tile(out[:, None], len(columns)))
+        panel.set_title(f"{name}: best blind detector by what it looks at", fontsize=10)
+        figure.colorbar(image, ax=panel, shrink=0.8, label="AUROC in the target class", ticks=[0, 0.5, 1])
+    return figure
+
+
+def _blind(cards: DataFrame) -> Series:
+    """Whether a defense is told none of the truth."""
+    return ~cards["told"].map(lambda told: bool(set(str(told).split("+")).intersection(TRUTH)))
+
+
+# What defenses change
+
+
+def plot_evasion(cards: DataFrame) -> Figure:
+    """The price of evasion: ASR against how well the best detector that is told nothing ranks the payload."""
+    found = cards[is_role(cards, "detectors") & _blind(cards) & ~cards["defense"].isin(CONTROLS)]
+    found = found[found["attack"] != CLEAN]
+    means = found.groupby([*VICTIM, "defense"], sort=False)[["AUROC_target", "ASR_victim"]].mean().reset_index()
+    best = (
+        means.groupby(VICTIM, sort=False).agg(AUROC=("AUROC_target", "max"), ASR=("ASR_victim", "first")).reset_index()
+    )
+    best = best.assign(ASR=100 * best["ASR"].astype(float), name=named(best).str.replace("\n", ", "))
+
+    def draw(panel: Axes, points: DataFrame) -> None:
+        scatter(panel, points, "AUROC", "ASR", "name")
+        panel.axhline(100 * VALID_ASR, color="#666666", linestyle=":", linewidth=1)
+        panel.set(
+            xlabel="AUROC in the target class of the best blind detector",
+            ylabel="ASR, percent",
+            xlim=(0.48, 1.01),
+            ylim=(-3, 103),
+        )
+
+    return side_by_side(list(by_model(best)), draw)
+
+
+def plot_cleansing(cards: DataFrame) -> Figure:
+    """Does cleansing matter: ASR of the model trained again, against the payload rows that its detector left."""
+    keys = [*VICTIM, "seed", "defense"]
+    later = cards[(cards["role"] == RETRAINING.noun) & (cards["attack"] != CLEAN) & cards["ASR"].notna()]
+    found = cards[is_role(cards, "detectors")][[*keys, "TPR"]]
+    points = later.drop(columns=["TPR"], errors="ignore").merge(found, on=keys)
+    left = ((1 - points["TPR"].astype(float)) * points["payload"].astype(float)).round()
+    points = points.assign(
+        left=left, percent=100 * points["ASR"].astype(float), name=named(points).str.replace("\n", ", ")
+    )
+
+    def draw(panel: Axes, part: DataFrame) -> None:
+        scatter(panel, part, "left", "percent", "name")
+        panel.set_xscale("symlog", linthresh=10)
+        panel.axhline(20, color="#666666", linestyle=":", linewidth=1)
+        panel.set(xlabel="payload rows left in the training set", ylabel="ASR trained again, percent", ylim=(-3, 103))
+
+    return side_by_side(list(by_model(points)), draw)
+
+
+def plot_ladder(cards: DataFrame) -> Figure:
+    """What every defense achieves against every attack, the attacks by what they control, 1 = the defender wins.
+
+    Detectors: AUROC in the target class. Filters: AUROC. Inverters: share of victims whose target is flagged. Others:
+    1 - ASR of the model they leave, or trained again.
+    """
+    measured = {"detectors": "AUROC_target", "inverters": "found", "filters": "AUROC"}
+    measured |= dict.fromkeys(("trainers", "repairers", "purifiers"), "ASR")
+    columns = {**{ROLES[key].noun: column for key, column in measured.items()}, RETRAINING.noun: "ASR"}
+    found = cards[cards["role"].isin(columns) & (cards["attack"] != CLEAN) & ~cards["defense"].isin(CONTROLS)]
+    wins = [_win(row, columns[row["role"]]) for _, row in found.iterrows()]
+    again = np.where(found["role"] == RETRAINING.noun, " (trained again)", "")
+    found = found.assign(win=wins, victim=named(found).str.replace("\n", ", "), method=found["defense"] + again)
+    rung = {name: i for i, name in enumerate(RUNGS)}
+    found = found.sort_values("controls", key=lambda x: x.map(rung), kind="stable")
+    parts = list(by_model(found))
+    if not parts:
+        return empty()
+    heights = [part["method"].nunique() for _, part in parts]
+    width = 0.56 * max(part["victim"].nunique() for _, part in parts) + 4
+    figure = Figure(figsize=(width, sum(0.27 * height + 1.9 for height in heights)), layout="constrained")
+    axes = figure.subplots(len(parts), 1, squeeze=False, height_ratios=[height + 5 for height in heights])[:, 0]
+    for panel, (name, part) in zip(axes, parts, strict=True):
+        order = part.sort_values("role", key=lambda x: x.map(list(columns).index), kind="stable")
+        rows = list(dict.fromkeys(zip(order["role"], order["method"], strict=True)))
+        victims = list(dict.fromkeys(zip(part["controls"], part["victim"], strict=True)))
+        means = part.groupby(["role", "method", "victim"])["win"].mean()
+        values = np.array([[means.get((*row, victim), np.nan) for _, victim in victims] for row in rows], dtype=float)
+        out = [(part.loc[part["victim"] == victim, "excluded"] != "").all() for _, victim in victims]
+        labels = [f"{victim} ({controls})" for controls, victim in victims]
+        matrix(panel, values, [f"{row[1]}  · {row[0]}" for row in rows], labels, np.tile(out, (len(rows), 1)))
+        slanted(panel)
+        panel.set_title(f"{name}: 1 = the defender wins", fontsize=10)
+    return figure
+
+
+def _win(row: Series, column: str) -> float:
+    value = float(row[column]) if row[column] is not None else np.nan
+    return 1 - value if column == "ASR" else value

@@ -1,0 +1,20 @@
+"""Where numbers come from: the commits, versions and processors of cards."""
+
+from pandas import DataFrame
+
+__all__ = ["provenance"]
+
+
+def provenance(cards: DataFrame) -> dict[str, list[str]]:
+    """Every commit, set of versions and processor among the cards, and the time that their methods took."""
+    known = {name: sorted(set(cards[name].dropna())) for name in ("commit", "versions", "hardware") if name in cards}
+    seconds = cards.reindex(columns=["role", "cpu_seconds"]).groupby("role", sort=False)["cpu_seconds"].sum()
+    spent = [f"{role}: {_duration(total)}" for role, total in seconds.items() if total > 0]
+    spent = [f"all: {_duration(seconds.sum())}", *spent]
+    return {**known, "CPU time in methods": spent, "cards": [str(len(cards))]}
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
