@@ -63,7 +63,7 @@ class ParameterError(ValueError):
         self.path, self.problem = path, problem
 
     def under(self, where: str) -> "ParameterError":
-        """The same complaint, seen from a place that holds the parameters."""
+        """Return the same complaint with the place of the parameters in front."""
         return ParameterError(f"{where}.{self.path}" if self.path else where, self.problem)
 
 
@@ -119,7 +119,7 @@ class Checked:
 
     @classmethod
     def from_parameters(cls, given: Mapping[str, Any]) -> Any:
-        """An instance from plain values, as they are in a configuration; lists become tuples.
+        """Make an instance from the plain values of a configuration; lists become tuples.
 
         Raises:
             ParameterError: a parameter is unknown or missing, or a value is out of range.
@@ -154,7 +154,7 @@ _RULES: dict[type, dict[str, Rule]] = {}  # worked out once for each class
 
 
 def rules(cls: type) -> dict[str, Rule]:
-    """The parameters of a dataclass (the fields that its constructor takes) and what each accepts."""
+    """Return what each parameter of a dataclass accepts; its parameters are the fields that the constructor takes."""
     if cls not in _RULES:
         hints = get_type_hints(cls, include_extras=True)
         _RULES[cls] = {field.name: _rule(hints[field.name]) for field in fields(cls) if field.init}
@@ -162,7 +162,7 @@ def rules(cls: type) -> dict[str, Rule]:
 
 
 def named(method: Checked, what: str) -> dict[str, tuple[Any, ...]]:
-    """The parameters whose type has a mark (`LEVEL`, `OF_HOLDOUT`), with their values."""
+    """Return the parameters whose type has a mark (`LEVEL`, `OF_HOLDOUT`), with their values."""
     hints = get_type_hints(type(method), include_extras=True)
     found = {}
     for name, rule in rules(type(method)).items():
@@ -179,12 +179,12 @@ def _marked(hint: Any, what: str) -> bool:
 
 
 def told_by_oracle(parameters: Mapping[str, Any]) -> set[str]:
-    """What a method is told because its entry in the configuration says `oracle`."""
+    """Return what a method is told because its entry in the configuration says `oracle`."""
     return {TOLD_BY_ORACLE[name] for name, value in parameters.items() if value == ORACLE and name in TOLD_BY_ORACLE}
 
 
 def suggestion(given: object, choices: Iterable[str], listed: bool = True) -> str:
-    """`; did you mean …? choose from …`, to be put behind what is wrong."""
+    """Return `; did you mean …? choose from …`, to follow what is wrong."""
     choices = list(choices)
     close = difflib.get_close_matches(str(given), choices, n=1)
     text = f"; did you mean {close[0]}?" if close else ";" if listed else ""
@@ -192,7 +192,7 @@ def suggestion(given: object, choices: Iterable[str], listed: bool = True) -> st
 
 
 def as_tuples(value: Any) -> Any:
-    """Lists as tuples, at any depth: parameters are hashable and cannot be changed."""
+    """Turn lists into tuples, at any depth, since parameters are hashable and cannot be changed."""
     return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
@@ -219,7 +219,7 @@ _PLAIN = {
 
 
 def _rule(hint: Any) -> Rule:
-    """What a type accepts.
+    """Return what a type accepts.
 
     Raises:
         TypeError: the type is none that a parameter may have.
@@ -251,7 +251,7 @@ def _rule(hint: Any) -> Rule:
 
 
 def _bounded(rule: Rule, bound: Any) -> Rule:
-    """A rule for a number within an interval, or for the multiples of a number; other marks change nothing."""
+    """Narrow a rule to an interval or to multiples of a number; other marks change nothing."""
     if isinstance(bound, MultipleOf):
         step = bound.multiple_of
         return Rule(f"{rule.words}, a multiple of {step}", lambda value: rule.accepts(value) and value % step == 0)
@@ -277,7 +277,7 @@ def _fixed(parts: list[Rule]) -> Rule:
 
 
 def _hint(value: Any, rule: Rule) -> str:
-    """The closest choice; or, as YAML takes 1e-3 and anything in quotes for text, how to write a number."""
+    """Suggest the closest choice, or how to write a number: YAML reads 1e-3, and anything in quotes, as text."""
     if rule.choices:
         return suggestion(value, rule.choices, listed=False)
     try:

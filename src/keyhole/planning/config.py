@@ -212,7 +212,7 @@ def _rates(common: Any, pinned: Rates, entries: Mapping[str, Mapping[str, Entry]
 
 
 def _by_dataset(value: Any, where: str, datasets: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """What an attack changes on some data sets."""
+    """Read what an attack changes on some data sets."""
     section = values.mapping(value, where, "data sets with parameters, such as {gtsrb: {target_class: 2}}")
     known = values.one_of(datasets, "data set")
     return {

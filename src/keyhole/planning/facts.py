@@ -63,7 +63,7 @@ class Witness:
     def ask(
         self, role: str, method: str, parameters: Mapping[str, Any], where: str, setting: Setting | None = None
     ) -> Facts:
-        """The facts of a method with these parameters, after checking them.
+        """Return the facts of a method with these parameters, after checking them.
 
         Args:
             where: the place of the parameters in the configuration, for messages.

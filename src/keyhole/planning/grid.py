@@ -24,6 +24,7 @@ class Entry:
     holdout: int | None = None  # of the hold-out, how many images a defense gets; None = all
 
     def for_dataset(self, dataset: str) -> "Entry":
+        """Return the entry with the parameters that hold on a data set."""
         return replace(self, parameters={**self.parameters, **self.by_dataset.get(dataset, {})}, by_dataset={})
 
     @property
@@ -63,6 +64,7 @@ class Holdout:
 
     @property
     def canonical(self) -> str:
+        """Source and size as text."""
         return json.dumps(vars(self), sort_keys=True)
 
 
@@ -84,6 +86,7 @@ class Skip:
     why: str
 
     def covers(self, cell: Cell) -> bool:
+        """Say whether a cell is left out."""
         return all(getattr(cell, key) in values for key, values in self.wanted)
 
 
@@ -112,29 +115,29 @@ class Grid:
         return min(self.screened_images, self.holdout.size // 4)
 
     def labels(self, role: str) -> tuple[str, ...]:
-        """The labels of a role, in the order of the configuration."""
+        """List the labels of a role, in the order of the configuration."""
         return tuple(self.entries[role])
 
     def entry(self, role: str, label: str, dataset: str = "") -> Entry:
-        """A method with its parameters, those for a data set where one is named."""
+        """Return a method with its parameters; with a data set, those that hold on it."""
         return self.entries[role][label].for_dataset(dataset)
 
     def facts_of(self, role: str, label: str) -> list[Facts]:
-        """What a method says of itself, for each data set."""
+        """Return the facts of a method for each data set."""
         return [self.facts[role, label, dataset] for dataset in self.datasets]
 
     def files_of(self, role: str, label: str, dataset: str) -> tuple[str, ...]:
-        """The user's own files and folders that a method reads; whether they exist is not asked."""
+        """List the user's own files and folders that a method reads, whether they exist or not."""
         return self.datasets[dataset].files if role == "data" else self.facts[role, label, dataset].files
 
     def levels_read(self) -> list[str]:
-        """The levels asked for, in their order, and those that a detector looks at."""
+        """List the levels asked for, in their order, then those that a detector looks at."""
         detectors = [self.facts_of("detectors", label)[0] for label in self.entries["detectors"]]
         own = [level for facts in detectors for level in facts.levels.get("level", [])]
         return list(dict.fromkeys([*self.levels, *own]))
 
     def recipe_for(self, dataset: str) -> str:
-        """Every field of the recipe on a data set, as JSON that `recipes.parse` reads."""
+        """Return every field of the recipe on a data set, as JSON that `recipes.parse` reads."""
         method, flips = self.entries["data"][dataset].method, self.datasets[dataset].flips
         recipe = recipes.resolve(self.recipe.method, method, flips, self.recipe.parameters)
         return json.dumps(recipe.parameters, sort_keys=True)
@@ -162,19 +165,19 @@ class Grid:
         return frozenset(label for label in attacks if self.facts_of("attacks", label)[0].controls == "training")
 
     def inverter_before(self, repairer: str) -> str | None:
-        """The inverter whose answer a repairer starts from; None for most."""
+        """Return the inverter whose answer a repairer starts from; None for most."""
         return self.facts_of("repairers", repairer)[0].inverter
 
     def cells(self) -> list[Cell]:
-        """All victims to train."""
+        """List all victims to train."""
         return [cell for cell in self.all_cells() if not self._why(cell)]
 
     def skipped(self) -> list[tuple[Cell, str]]:
-        """Victims left out, each with its reason."""
+        """List the victims that are left out, each with its reason."""
         return [(cell, why) for cell in self.all_cells() if (why := self._why(cell))]
 
     def all_cells(self) -> list[Cell]:
-        """All victims, those that are skipped included."""
+        """List all victims, those that are left out included."""
         return [
             Cell(dataset, attack, rate, seed, model)
             for dataset, attack in product(self.entries["data"], self.entries["attacks"])
@@ -182,13 +185,13 @@ class Grid:
         ]
 
     def rates_of(self, attack: str) -> set[str]:
-        """The poison rates of an attack on any data set."""
+        """Return the poison rates of an attack over all data sets."""
         return {rate for (label, _), rates in self.rates.items() if label == attack for rate in rates}
 
     def retrains(self, cell: Cell, detector: str) -> bool:
-        """Whether a model is trained on the rows that a detector keeps of this cell.
+        """Say whether a model is trained on the rows that a detector keeps of this cell.
 
-        Never where the attacker trains: training on the set that is written down afterwards is another attack.
+        Never where the attacker trains: training on the set that is written afterwards is another attack.
         """
         if cell.attack in self.trained_by_attacker:
             return False

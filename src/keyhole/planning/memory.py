@@ -30,7 +30,7 @@ class Memory:
                 self._values = kept["values"] if kept.get("stamp") == stamp else {}
 
     def recall(self, key: object, work_out: Callable[[], Any]) -> Any:
-        """The value of a key (anything that JSON can hold), worked out where it is not known."""
+        """Return the value of a key (anything that JSON can hold); work it out where it is not known."""
         name = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
         if name not in self._values:
             self._values[name] = work_out()

@@ -41,7 +41,7 @@ def check_name(role: str, name: str, where: str) -> None:
 
 
 def name_of(method: Checked | type) -> str:
-    """The name of a method: that of its file."""
+    """Return the name of a method: that of its file."""
     kind = method if isinstance(method, type) else type(method)
     return kind.__module__.rpartition(".")[2]
 
@@ -82,7 +82,7 @@ def load(role: str, name: str, parameters: Mapping[str, Any] | None = None, wher
 
 
 def unwrap(value: Any, where: str) -> tuple[str, dict[str, Any]]:
-    """Method and parameters of the attack that another attack wraps, from its name or a mapping with `method`.
+    """Return method and parameters of a wrapped attack, given as a name or as a mapping with `method`.
 
     Raises:
         ParameterError: it is neither, or the attack is the clean reference.
