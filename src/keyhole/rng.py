@@ -6,7 +6,8 @@ weights and batch order). Nobody touches torch's or NumPy's global generators.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Generator
@@ -28,6 +29,15 @@ def forked(rng: Generator) -> Generator:
 def integer(rng: Generator) -> int:
     """The next seed, below 2^31, for a library that takes an integer (`random_state` in scikit-learn)."""
     return int(torch.randint(2**31 - 1, (), generator=rng))
+
+
+@contextmanager
+def seeded(rng: Generator) -> Iterator[None]:
+    """Let torch's global CPU generator draw from `rng` inside, for layers that know no other; then restore it."""
+    with torch.random.fork_rng(devices=[]):
+        # not torch.manual_seed: it would also set the generators of every GPU, which the fork does not restore
+        torch.default_generator.manual_seed(int(torch.randint(2**63 - 1, (), generator=rng)))
+        yield
 
 
 def stratified(labels: Labels, seats: Sequence[int], rng: Generator) -> Rows:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from keyhole import rng
 from keyhole.detectors import frequency, knn_to_clean, mahalanobis
-from keyhole.detectors._latents import halves
+from keyhole.detectors._clean_distance import halve_classes
 from keyhole.detectors.feature_norm import FeatureNorm
 from keyhole.detectors.frequency import Frequency
 from keyhole.detectors.knn_to_clean import KNNToClean
@@ -90,13 +90,13 @@ def split(labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def test_halves_of_every_class():
     labels = torch.tensor([3, 0, 0, 3, 0, 7, 0, 0])
-    first, second = halves(labels, rng.stream("halves"))
+    first, second = halve_classes(labels, rng.stream("halves"))
     assert sorted(torch.cat([first, second]).tolist()) == list(range(8))
     assert labels[first].bincount(minlength=8).tolist() == [3, 0, 0, 1, 0, 0, 0, 1]
     assert labels[second].bincount(minlength=8).tolist() == [2, 0, 0, 1, 0, 0, 0, 0]
     expected = split(labels.numpy(), "halves")
     assert (set(first.tolist()), set(second.tolist())) == tuple(set(part.tolist()) for part in expected)
-    for part in halves(labels[:0], rng.stream("none")):
+    for part in halve_classes(labels[:0], rng.stream("none")):
         assert len(part) == 0
 
 

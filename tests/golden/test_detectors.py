@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from keyhole import rng
 from keyhole.detectors import scan, spectre
+from keyhole.detectors._budget import class_budget
 from keyhole.detectors.activation_clustering import ActivationClustering
 from keyhole.detectors.random_removal import RandomRemoval
 from keyhole.detectors.scan import Scan
-from keyhole.detectors.spectral_signatures import SpectralSignatures, class_budget
+from keyhole.detectors.spectral_signatures import SpectralSignatures
 from keyhole.detectors.spectre import Spectre
 from keyhole.types import Evidence
 

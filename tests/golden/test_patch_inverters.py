@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from keyhole.inverters.mm_bd import MMBD, margin, surprise
-from keyhole.inverters.pixel import Pixel, add, as_mask, objective, parts, smooth_count
+from keyhole.inverters.pixel import Pixel, add, as_mask, parts, pixel_loss, smooth_count
 from keyhole.inverters.thtp import THTP, distance, merges, scatter, unit_trigger
 from keyhole.learning.training import predict
 from keyhole.models import Classifier
@@ -105,7 +105,7 @@ def test_pixel_objective_and_gradient_are_the_papers():
     raw = 0.6 * torch.randn(2, 2, 2, 4, 5, generator=rng, dtype=torch.float64)  # some below zero, some above one
     targets, penalty = torch.tensor([2, 0]), torch.tensor([0.01, 0.3], dtype=torch.float64)
     counted = torch.tensor([[1, 0, 1, 1, 0, 1], [1, 1, 1, 0, 1, 1]]) > 0
-    loss, reached = objective(net, images, raw.requires_grad_(), targets, counted, penalty)
+    loss, reached = pixel_loss(net, images, raw.requires_grad_(), targets, counted, penalty)
     loss.sum().backward()
     for k, target in enumerate(targets.tolist()):
         parameters = images.numpy(), raw.detach()[k].numpy(), target, counted[k].numpy(), float(penalty[k])

@@ -9,8 +9,11 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional
 
-from keyhole.filters.strip import STRIP, mean_entropy
-from keyhole.inverters.neural_cleanse import NeuralCleanse, Progress, anomaly_index, objective, stamp, unpack
+from keyhole.filters.strip import STRIP
+from keyhole.inverters._anomaly import anomaly_index
+from keyhole.inverters._patch_search import Progress, mask_loss, stamp, unpack
+from keyhole.inverters.neural_cleanse import NeuralCleanse
+from keyhole.learning.overlays import mean_entropy
 from keyhole.learning.training import predict
 from keyhole.models import Classifier
 from keyhole.purifiers.shrink_pad import ShrinkPad
@@ -119,7 +122,7 @@ def slow_objective(net, images, raw, target, penalty):
 def test_neural_cleanse_objective_and_gradient_are_the_papers():
     net, images, raw, targets, penalty = linear_case()
     raw.requires_grad_()
-    loss, _ = objective(net, images, raw, targets, penalty)
+    loss, _ = mask_loss(net, images, raw, targets, penalty)
     loss.sum().backward()
     for k in range(2):
         expected, gradient = slow_objective(net, images, raw.detach()[k], int(targets[k]), float(penalty[k]))
@@ -129,7 +132,7 @@ def test_neural_cleanse_objective_and_gradient_are_the_papers():
 
 def test_neural_cleanse_counts_the_images_that_reach_each_class():
     net, images, raw, targets, penalty = linear_case()
-    _, reached = objective(net, images, raw, targets, penalty)
+    _, reached = mask_loss(net, images, raw, targets, penalty)
     mask, pattern = unpack(raw)
     for k in range(2):
         assert reached[k] == (net((1 - mask[k]) * images + mask[k] * pattern[k]).argmax(1) == targets[k]).sum()

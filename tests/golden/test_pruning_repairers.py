@@ -12,7 +12,8 @@ from torch.nn import functional
 from keyhole.learning.training import predict
 from keyhole.models import Classifier, build
 from keyhole.repairers import anp, awm
-from keyhole.repairers.anp import ANP, pruned, pruned_by_threshold, worst_noise
+from keyhole.repairers._channels import prune, prune_by_threshold
+from keyhole.repairers.anp import ANP, worst_noise
 from keyhole.repairers.awm import AWM, bounded, harm
 from keyhole.repairers.clp import CLP, lipschitz_bound, outlying, pairs, slope
 from keyhole.repairers.rnp import LONGEST_GRADIENT, RNP, climb
@@ -105,7 +106,7 @@ def test_anp_objective_and_gradient_are_the_papers():
 def test_a_pruned_channel_is_silent_and_the_others_are_as_they_were():
     net, (x, y) = small_net(), batch()
     before = copy.deepcopy(net.state_dict())
-    cut = pruned(net, torch.tensor([False, True, False]))
+    cut = prune(net, torch.tensor([False, True, False]))
     keep = np.array([1, 0, 1])
     loss = functional.cross_entropy(cut(x), y).item()
     np.testing.assert_allclose(loss, slow_loss(net, x, y, keep, keep), rtol=1e-10)
@@ -337,5 +338,5 @@ def test_the_deepest_threshold_that_keeps_accuracy_is_taken(tolerance):
         if right(cut) < right(case.net) - tolerance:
             break
         expected = cut
-    found = pruned_by_threshold(case, mask, judge, tolerance)
+    found = prune_by_threshold(case, mask, judge, tolerance)
     assert all(torch.equal(value, expected.state_dict()[name]) for name, value in found.state_dict().items())

@@ -13,7 +13,7 @@ from torch.nn import functional
 from keyhole import rng
 from keyhole.types import Images
 
-__all__ = ["DOTS", "blend", "checker", "drawn_patch", "file_patch", "full_image", "in_parts", "read_picture", "tint"]
+__all__ = ["DOTS", "blend", "checker", "drawn_patch", "full_image", "in_parts", "patch", "read_picture", "tint"]
 
 Picture = UInt8[Tensor, "c h w"]
 Weight = Float[Tensor, "h w"]
@@ -57,6 +57,11 @@ def _shapes(stream: torch.Generator) -> UInt8[Tensor, "3 32 32"]:
         inside = ((y - center[0]) / radius[0]) ** 2 + ((x - center[1]) / radius[1]) ** 2 < 1
         picture = torch.where(inside, color, picture)
     return picture.to(torch.uint8)
+
+
+def patch(name: str, folder: str, shape: tuple[int, ...]) -> tuple[Picture, Weight]:
+    """Return a patch and its mask, from a folder where one is given, else drawn."""
+    return file_patch(folder, name, shape) if folder else drawn_patch(name, shape)
 
 
 def drawn_patch(name: str, shape: tuple[int, ...]) -> tuple[Picture, Weight]:

@@ -11,7 +11,6 @@ calls its test regularized; this is the plain weighted MMD of the released code.
 Checked against: a float64 NumPy version with a loop over rows, entries and powers.
 """
 
-import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,9 +52,8 @@ class Beatrix(Detector):
         Raises:
             ValueError: there is no hold-out, the network has no such level, or its activations are not finite.
         """
-        if len(evidence.holdout_labels) == 0:
-            raise ValueError("expected hold-out images for beatrix (config key `holdout`), got none")
-        net = copy.deepcopy(evidence.net).eval()
+        evidence.require_holdout()
+        net = evidence.frozen()
         level = self.map_level or entering_last_stage(net, evidence.holdout_images[:1])
         device, images, labels = device_of(net), evidence.images, evidence.labels
         channels = varying(net, level, evidence.holdout_images, images)

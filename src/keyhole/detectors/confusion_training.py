@@ -27,12 +27,14 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from keyhole.detectors import Detector
-from keyhole.detectors._latents import classes, principal_axes
-from keyhole.detectors.lowest_loss import log_odds
+from keyhole.detectors._axes import principal_axes
+from keyhole.detectors._latents import latents_by_class
+from keyhole.detectors._log_odds import log_odds
 from keyhole.learning import training
 from keyhole.learning.recipes import Recipe
 from keyhole.models import Classifier
 from keyhole.parameters import Count, Fraction, NonNegative, Positive
+from keyhole.rng import seeded
 from keyhole.types import Evidence, Images, Labels, Mask, Rows, Suspicion, Told
 
 __all__ = ["ConfusionTraining"]
@@ -77,10 +79,9 @@ class ConfusionTraining(Detector):
         Raises:
             ValueError: there is no hold-out.
         """
-        if len(evidence.holdout_labels) == 0:
-            raise ValueError("expected hold-out images for confusion_training (config key `holdout`), got none")
+        evidence.require_holdout()
         images, labels = evidence.images, evidence.labels
-        victim = copy.deepcopy(evidence.net).eval()
+        victim = evidence.copy().eval()
         device = training.device_of(victim)
         drawn = torch.randperm(len(evidence.holdout_labels), generator=rng)[: self.clean_images]
         drawn = drawn.to(evidence.holdout_labels.device)
@@ -111,12 +112,12 @@ class ConfusionTraining(Detector):
 
     def infected(self, latents: Float[Tensor, "n d"], labels: Labels, fitted: Mask) -> Mask:
         """Rows of the classes in which fitted rows and the others are two Gaussians."""
-        members = list(classes(latents, labels))
-        found = [likelihood_ratio(x, fitted[rows]) for rows, x in members]
+        members = [(rows, x) for _, rows, x in latents_by_class(latents, labels)]
+        ratios = [likelihood_ratio(x, fitted[rows]) for rows, x in members]
         answer = torch.zeros_like(fitted)
-        for (rows, _), ratio in zip(members, found, strict=True):
-            answer[rows] = ratio > self.ratio or (ratio == max(found) and ratio > self.highest_ratio)
-        log.info("likelihood ratios %s", " ".join(f"{ratio:.2f}" for ratio in found))
+        for (rows, _), ratio in zip(members, ratios, strict=True):
+            answer[rows] = ratio > self.ratio or (ratio == max(ratios) and ratio > self.highest_ratio)
+        log.info("likelihood ratios %s", " ".join(f"{ratio:.2f}" for ratio in ratios))
         return answer
 
     def _pretrain(self, net: nn.Module, images: Images, labels: Labels, epochs: int, rng: Generator) -> None:
@@ -176,8 +177,7 @@ class ConfusionTraining(Detector):
 def fresh(net: nn.Module, rng: Generator) -> nn.Module:
     """A copy with weights as its layers draw them; a layer with frozen filters keeps these and loses its bias."""
     net = copy.deepcopy(net)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(torch.randint(2**63 - 1, (), generator=rng)))
+    with seeded(rng):
         for module in net.modules():
             own = list(module.parameters(recurse=False))
             if own and not all(p.requires_grad for p in own):

@@ -46,14 +46,13 @@ class IBDPSC(Filter):
         Raises:
             ValueError: there is no hold-out, or the network has no batch normalization.
         """
-        if not len(evidence.holdout_images):
-            raise ValueError("expected hold-out images for ibd_psc (config key `holdout`), got 0")
+        evidence.require_holdout()
         layers = len(normalizations(evidence.net))
         if not layers:
             raise ValueError("expected a network with batch normalization for ibd_psc, got one without")
         counts = self._counts(self._first_count(evidence, layers), layers)
         log.info("amplified normalizations: %s of %d", ", ".join(map(str, counts)), layers)
-        labels = predict(copy.deepcopy(evidence.net), images)
+        labels = predict(evidence.frozen(), images)
         total = torch.zeros(len(images), device=images.device)
         for count, net in enumerate(amplified(evidence.net, self.factor), start=1):
             if count in counts:

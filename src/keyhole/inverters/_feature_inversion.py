@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from keyhole.learning import generators, holdout
+from keyhole.learning import generators
 from keyhole.learning.training import device_of, forward_batch
 from keyhole.models import Classifier
 from keyhole.types import Evidence, Images
@@ -115,8 +115,8 @@ def tasks(evidence: Evidence) -> list[Task]:
     Raises:
         ValueError: the hold-out lacks a class, or all others.
     """
-    holdout.require_holdout(evidence)
-    net = cast(Classifier, copy.deepcopy(evidence.net).eval().requires_grad_(False))
+    evidence.require_holdout()
+    net = evidence.frozen()
     images, labels, device = evidence.holdout_images, evidence.holdout_labels, device_of(net)
     maps = torch.cat([net.feature_maps(x.to(device)) for x in images.split(forward_batch(device))])
     counts = torch.bincount(labels, minlength=net.head.out_features)

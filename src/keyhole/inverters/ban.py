@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from keyhole.inverters import Inverter
 from keyhole.learning.decoupling import Decoupler, arrivals
-from keyhole.learning.holdout import batches, neurons, require_holdout
+from keyhole.learning.holdout import batches, neurons
 from keyhole.learning.training import forward_batch
 from keyhole.models import Classifier
 from keyhole.parameters import Count, Fraction, Positive
@@ -48,8 +48,8 @@ class BAN(Inverter):
         Raises:
             ValueError: there are no hold-out images, or the network has no batch normalization with scales.
         """
-        require_holdout(evidence)
-        known = Decoupler(evidence.net, evidence, self.batch)
+        evidence.require_holdout()
+        known = Decoupler(evidence, self.batch)
         mask = known.mask(self.mask_epochs, self.mask_rate, self.mask_weight, rng, free="clamped")
         noise = self._climb(known.net, known.images, known.labels, rng)
         noisy = copy.deepcopy(known.net)

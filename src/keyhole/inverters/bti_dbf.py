@@ -21,7 +21,6 @@ from torch import Generator
 
 from keyhole.inverters import Inverter
 from keyhole.learning.decoupling import Decoupler, blank_writer
-from keyhole.learning.holdout import require_holdout
 from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Fraction, Natural, NonNegative, Positive
 from keyhole.types import Evidence, Images, Inversion
@@ -50,9 +49,9 @@ class BTIDBF(Inverter):
         Raises:
             ValueError: there are no hold-out images.
         """
-        require_holdout(evidence)
+        evidence.require_holdout()
         images = evidence.holdout_images
-        known = Decoupler(evidence.net, evidence, self.batch)
+        known = Decoupler(evidence, self.batch)
         writer = blank_writer(images.shape[1], self.width, rng, device_of(evidence.net))
         known.pretrain(writer, self.pretrain_epochs, self.learning_rate, rng)
         mask = known.mask(self.mask_epochs, self.mask_rate, self.mask_weight, rng)

@@ -11,7 +11,6 @@ Cost: about starts x steps x classes forward and backward passes. The step is th
 Checked against: the exact maximum for two linear classes; the Gamma's likelihood equation; a planted class.
 """
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -45,7 +44,7 @@ class MMBD(Inverter):
 
     def invert(self, evidence: Evidence, rng: Generator) -> Inversion:
         """See the base class; only the shape of the images is used."""
-        net = copy.deepcopy(evidence.net).eval().requires_grad_(False)
+        net = evidence.frozen()
         device, shape = device_of(net), evidence.images.shape[1:]
         classes = logits(net, torch.zeros(1, *shape, dtype=torch.uint8)).shape[1]
         start = torch.rand(classes, self.starts, *shape, generator=rng)

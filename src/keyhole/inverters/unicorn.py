@@ -20,6 +20,7 @@ from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 from keyhole.inverters import Inverter
+from keyhole.inverters._anomaly import anomaly_index
 from keyhole.inverters._feature_inversion import (
     Bounds,
     Measured,
@@ -35,7 +36,6 @@ from keyhole.inverters._feature_inversion import (
     stamped,
     tasks,
 )
-from keyhole.inverters.neural_cleanse import anomaly_index
 from keyhole.learning import generators
 from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Natural, Positive

@@ -8,7 +8,6 @@ The mask serves the network's own answers, not the labels: the authors' hold-out
 agree. With labels, images that the network gets wrong reward a mask that shrinks the maps (measured on CIFAR-10).
 """
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -60,16 +59,14 @@ def blank_writer(channels: int, width: int, rng: Generator, device: torch.device
 class Decoupler:
     """The hold-out as a frozen copy of a network sees it, in eval mode: no statistic of it can drift."""
 
-    def __init__(self, net: nn.Module, evidence: Evidence, batch: int) -> None:
-        frozen = copy.deepcopy(net).eval().requires_grad_(False)
-        assert isinstance(frozen, Classifier)
-        self.net, self.batch = frozen, batch
-        device = device_of(net)
+    def __init__(self, evidence: Evidence, batch: int) -> None:
+        self.net, self.batch = evidence.frozen(), batch
+        device = device_of(self.net)
         self.images, self.labels = evidence.holdout_images.to(device), evidence.holdout_labels.to(device)
         with torch.no_grad():
             parts = self.images.split(forward_batch(device))
-            self.maps = torch.cat([frozen.feature_maps(part) for part in parts])
-            self.answers = frozen.classify(self.maps).argmax(1)
+            self.maps = torch.cat([self.net.feature_maps(part) for part in parts])
+            self.answers = self.net.classify(self.maps).argmax(1)
         self.spread = float(self.maps.var(0, unbiased=False).mean().clamp(min=1e-12))
 
     def rows(self, epochs: int, name: str, rng: Generator) -> Iterator[Int64[Tensor, " b"]]:

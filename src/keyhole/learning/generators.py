@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from keyhole.learning import training
 from keyhole.learning.holdout import batches
+from keyhole.rng import seeded
 from keyhole.types import Images, Labels
 
 __all__ = ["BitReader", "BitWriter", "UNet", "draws", "fresh", "half", "restored", "rounded", "set_rate", "tensors_of"]
@@ -90,8 +91,7 @@ def _joined(small: Tensor, large: Tensor) -> Tensor:
 
 def fresh(build: Callable[[], nn.Module], rng: Generator, device: torch.device) -> nn.Module:
     """`build()` with weights from `rng` alone, whatever the global generator holds (see `keyhole.models.build`)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(torch.randint(2**63 - 1, (), generator=rng)))
+    with seeded(rng):
         net = build()
     return net.to(device).to(memory_format=torch.channels_last)
 

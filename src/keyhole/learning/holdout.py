@@ -10,28 +10,18 @@ from keyhole.learning.recipes import Recipe
 from keyhole.learning.training import fit, predict
 from keyhole.types import Evidence, Images, Labels
 
-__all__ = ["PAD", "accuracy", "batches", "deepest_level", "divided", "fine_tune", "neurons", "require_holdout"]
+__all__ = ["PAD", "accuracy", "batches", "deepest_level", "fine_tune", "neurons", "split_holdout"]
 
 PAD = 4  # pixels around an image, for random crops
 
 
-def require_holdout(evidence: Evidence) -> None:
-    """Stop a method that cannot work without clean images.
-
-    Raises:
-        ValueError: there are no hold-out images.
-    """
-    if not len(evidence.holdout_images):
-        raise ValueError("expected hold-out images, got 0; set `holdout`")
-
-
-def divided(
+def split_holdout(
     evidence: Evidence, judges: float, rng: Generator
 ) -> tuple[Int64[Tensor, " learn"], Int64[Tensor, " judge"]]:
-    """Hold-out rows to learn from, and a share of them that judges, drawn at random.
+    """Draw hold-out rows to learn from, and a share of them that judges.
 
     Raises:
-        ValueError: the hold-out is too small to be divided.
+        ValueError: the hold-out is too small to be split.
     """
     n = len(evidence.holdout_images)
     count = round(judges * n)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from keyhole.rng import seeded
 from keyhole.types import Images
 
 __all__ = ["Classifier", "build", "he_initialized"]
@@ -85,9 +86,7 @@ def build(name: str, classes: int, images: Images, rng: Generator) -> Classifier
     restored.
     """
     module = importlib.import_module(f"keyhole.models.{name}")
-    with torch.random.fork_rng(devices=[]):
-        # not torch.manual_seed: it would also set the generators of every GPU, which the fork does not restore
-        torch.default_generator.manual_seed(int(torch.randint(2**63 - 1, (), generator=rng)))
+    with seeded(rng):
         net = module.build(classes, tuple(images.shape[1:]))
     net.fit_statistics(images[:: -(-len(images) // 5000)])
     return net.to(memory_format=torch.channels_last)

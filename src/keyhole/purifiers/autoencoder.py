@@ -22,7 +22,6 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from keyhole.learning.generators import draws, fresh, rounded, set_rate
-from keyhole.learning.holdout import require_holdout
 from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Fraction, Natural, Positive
 from keyhole.purifiers import Purifier
@@ -48,7 +47,7 @@ class Autoencoder(Purifier):
         Raises:
             ValueError: there are no hold-out images.
         """
-        require_holdout(evidence)
+        evidence.require_holdout()
         net = self.learn(evidence, rng)
         device = device_of(net)
         return rounded(lambda x: net(x.to(device)).to(x.device), images)

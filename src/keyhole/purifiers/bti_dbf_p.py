@@ -18,7 +18,6 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from keyhole.learning.decoupling import STD, Decoupler, Writer, blank_writer, feature_gap, image_gap, poisoned
-from keyhole.learning.holdout import require_holdout
 from keyhole.learning.training import device_of, forward_batch
 from keyhole.models import Classifier
 from keyhole.parameters import Count, Fraction, Natural, NonNegative, Positive, Share
@@ -57,7 +56,7 @@ class BTIDBFP(Purifier):
         Raises:
             ValueError: there are no hold-out images.
         """
-        require_holdout(evidence)
+        evidence.require_holdout()
         if not len(images):
             return images.clone()
         purifier, device = self.learn(evidence, rng), device_of(evidence.net)
@@ -70,7 +69,7 @@ class BTIDBFP(Purifier):
 
     def learn(self, evidence: Evidence, rng: Generator) -> Writer:
         """The purifier for a network, from the hold-out."""
-        known = Decoupler(evidence.net, evidence, self.batch)
+        known = Decoupler(evidence, self.batch)
         writer = blank_writer(known.images.shape[1], self.width, rng, device_of(known.net))
         known.pretrain(writer, self.pretrain_epochs, self.generator_rate, rng)
         purifier = copy.deepcopy(writer)

@@ -9,9 +9,8 @@ different heat maps; the maps are read at a level by its resolution (there: a la
 Checked against: Grad-CAM by hand for a linear head; NumPy's dense solution of each hole.
 """
 
-import copy
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from keyhole.learning.holdout import accuracy, deepest_level, require_holdout
+from keyhole.learning.holdout import accuracy, deepest_level
 from keyhole.learning.training import device_of, forward_batch
 from keyhole.models import Classifier
 from keyhole.parameters import Count, Fraction
@@ -48,8 +47,8 @@ class Februus(Purifier):
         Raises:
             ValueError: there are no hold-out images, or the network has no feature maps.
         """
-        require_holdout(evidence)
-        net = cast(Classifier, copy.deepcopy(evidence.net)).eval().requires_grad_(False)
+        evidence.require_holdout()
+        net = evidence.frozen()
         level = mapped_level(net, evidence.holdout_images[:1], self.stride)
         bar = self._bar(net, evidence, level)
         return filled(images, heat_maps(net, images, level) >= bar)

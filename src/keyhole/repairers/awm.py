@@ -10,7 +10,6 @@ is in eval mode, and the mask's learning rate falls by a tenth each round. The n
 Checked against: both gradients written out in NumPy; a planted channel that drives the target class.
 """
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -19,11 +18,11 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
-from keyhole.learning.holdout import batches, require_holdout
+from keyhole.learning.holdout import batches
 from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Fraction, Positive
 from keyhole.repairers import Repairer
-from keyhole.repairers.anp import loss_with
+from keyhole.repairers._channels import loss_with
 from keyhole.types import Evidence, Labels
 
 __all__ = ["AWM"]
@@ -50,9 +49,8 @@ class AWM(Repairer):
         Raises:
             ValueError: there is no hold-out, or the network has no convolutions.
         """
-        require_holdout(evidence)
-        net = copy.deepcopy(evidence.net).eval()
-        frozen = copy.deepcopy(net).requires_grad_(False)
+        evidence.require_holdout()
+        net, frozen = evidence.copy().eval(), evidence.frozen()
         device = device_of(net)
         images, labels = evidence.holdout_images.to(device), evidence.holdout_labels.to(device)
         masks = self._learn_masks(frozen, batches(images, labels, self.batch_size, rng))

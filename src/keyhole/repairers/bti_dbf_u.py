@@ -8,8 +8,7 @@ Published: 5 x (400 + 600 + 600) steps of 128 images; here, with 2,500 images, 3
 Checked against: the loss in closed form; a planted backdoor that has to go.
 """
 
-import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -18,7 +17,6 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from keyhole.learning.decoupling import Decoupler, blank_writer, feature_gap, poisoned
-from keyhole.learning.holdout import require_holdout
 from keyhole.learning.training import device_of
 from keyhole.models import Classifier
 from keyhole.parameters import Count, Natural, NonNegative, Positive, Share
@@ -52,10 +50,9 @@ class BTIDBFU(Repairer):
         Raises:
             ValueError: there are no hold-out images.
         """
-        require_holdout(evidence)
-        net = copy.deepcopy(evidence.net).eval()
-        assert isinstance(net, Classifier)
-        known = Decoupler(net, evidence, self.batch)
+        evidence.require_holdout()
+        net = evidence.copy().eval()
+        known = Decoupler(evidence, self.batch)
         labels = known.labels
         writer = blank_writer(known.images.shape[1], self.width, rng, device_of(net))
         known.pretrain(writer, self.pretrain_epochs, self.generator_rate, rng)
@@ -63,7 +60,8 @@ class BTIDBFU(Repairer):
         to_learn = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], self.learning_rate)
         bounds, target = (self.image_bound, self.feature_bound), None
         for turn in range(self.rounds):
-            known = known if turn == 0 else Decoupler(net, evidence, self.batch)
+            if turn:  # the network has learned since
+                known = Decoupler(replace(evidence, net=net), self.batch)
             mask = known.mask(self.mask_epochs, self.mask_rate, self.mask_weight, rng)
             known.invert(writer, to_write, mask, self.invert_epochs, bounds, self.variant, rng, target)
             target = int(known.arrivals(writer).argmax()) if target is None else target

@@ -9,15 +9,13 @@ The paper leaves the tolerated fall to the defender; 0.04 is our choice.
 Checked against: a planted unit that drives the target class; the pruning rule written out as a loop.
 """
 
-import copy
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor, nn
 
-from keyhole.learning.holdout import divided, fine_tune
+from keyhole.learning.holdout import fine_tune, split_holdout
 from keyhole.learning.training import device_of, latents
 from keyhole.models import Classifier
 from keyhole.parameters import Fraction, Natural, Positive
@@ -40,8 +38,8 @@ class FinePruning(Repairer):
         Raises:
             ValueError: the hold-out is too small to be divided.
         """
-        rank, judged = divided(evidence, self.validation, rng)
-        net = cast(Classifier, copy.deepcopy(evidence.net))
+        rank, judged = split_holdout(evidence, self.validation, rng)
+        net = evidence.copy()
         device = device_of(net)
         features = latents(net, evidence.holdout_images, ("penultimate",))["penultimate"].to(device)
         labels = evidence.holdout_labels.to(device)

@@ -9,7 +9,6 @@ Cost: two forward and backward passes a step. On victims of `convnet`, 5 epochs 
 Checked against: the maximum of a linear loss over the ellipsoid; a step on a linear model in float64 NumPy.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from torch.func import functional_call
 from torch.nn import functional
 from tqdm import tqdm
 
-from keyhole.learning.holdout import PAD, require_holdout
+from keyhole.learning.holdout import PAD
 from keyhole.learning.recipes import Recipe
 from keyhole.learning.training import batches, device_of
 from keyhole.parameters import Count, NonNegative, Positive, Share
@@ -44,8 +43,8 @@ class FTSAM(Repairer):
         Raises:
             ValueError: there are no hold-out images.
         """
-        require_holdout(evidence)
-        net = copy.deepcopy(evidence.net).train()
+        evidence.require_holdout()
+        net = evidence.copy().train()
         recipe = Recipe(
             epochs=self.epochs,
             batch_size=self.batch,

@@ -7,7 +7,6 @@ unlearned; which images carry it is drawn once, not anew in each epoch.
 Checked against: the rows that are replaced, counted; a planted trigger.
 """
 
-import copy
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,7 +14,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Generator, Tensor, nn
 
-from keyhole.learning.holdout import fine_tune, require_holdout
+from keyhole.learning.holdout import fine_tune
 from keyhole.parameters import Count, Fraction, Positive
 from keyhole.repairers import Repairer
 from keyhole.types import Evidence, Images
@@ -38,10 +37,10 @@ class NCUnlearning(Repairer):
         Raises:
             ValueError: there are no hold-out images, or no recovered trigger.
         """
-        require_holdout(evidence)
+        evidence.require_holdout()
         if evidence.recovered is None:
             raise ValueError(f"expected an inverter that recovers a trigger, got none from inverter={self.inverter}")
-        net = copy.deepcopy(evidence.net).eval()
+        net = evidence.copy().eval()
         if evidence.recovered.flagged or self.when == "always":
             images = with_some_stamped(evidence.holdout_images, evidence.recovered.images, self.stamped, rng)
             tuned_on = replace(evidence, holdout_images=images)

@@ -11,7 +11,6 @@ statistics while learning.
 Checked against: both updates written out; a planted channel that drives the target class.
 """
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -20,11 +19,11 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from keyhole.learning.holdout import batches, divided
+from keyhole.learning.holdout import batches, split_holdout
 from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Fraction, Positive, Share
 from keyhole.repairers import Repairer
-from keyhole.repairers.anp import full_mask, loss_with, pruned_by_threshold, scaled
+from keyhole.repairers._channels import full_mask, loss_with, prune_by_threshold, scale_channels
 from keyhole.types import Evidence, Images, Labels
 
 __all__ = ["RNP"]
@@ -52,13 +51,13 @@ class RNP(Repairer):
         Raises:
             ValueError: the hold-out is too small to be divided, or the network has no batch normalization.
         """
-        learn, judge = divided(evidence, self.validation, rng)
-        net = copy.deepcopy(evidence.net).train()
+        learn, judge = split_holdout(evidence, self.validation, rng)
+        net = evidence.copy().train()
         device = device_of(net)
         images, labels = evidence.holdout_images[learn].to(device), evidence.holdout_labels[learn].to(device)
         self._unlearn(net, images, labels, rng)
         mask = self._recover(net.requires_grad_(False), images, labels, rng)
-        return pruned_by_threshold(evidence, mask, judge, self.tolerance)
+        return prune_by_threshold(evidence, mask, judge, self.tolerance)
 
     def _unlearn(self, net: nn.Module, images: Images, labels: Labels, rng: Generator) -> None:
         weights = [p for p in net.parameters() if p.requires_grad]
@@ -79,7 +78,7 @@ class RNP(Repairer):
         for _ in tqdm(range(self._steps(images, self.epochs)), desc="rnp", disable=None):
             x, y = next(endless)
             optimizer.zero_grad()
-            (self.alpha * loss_with(net, x, y, scaled(net, mask))).backward()
+            (self.alpha * loss_with(net, x, y, scale_channels(net, mask))).backward()
             optimizer.step()
             mask.data.clamp_(0, 1)
         return mask.detach()
