@@ -173,7 +173,7 @@ def test_poisoned_batches_have_a_tenth_and_one_written_image():
 
 
 def test_pretrained_generator_changes_little_and_stamps_whole_levels():
-    known = Decoupler(planted_net(20), evidence(20), 32)
+    known = Decoupler(evidence(20), 32)
     writer = blank_writer(3, 8, stream("writer"), torch.device("cpu"))
     before = image_gap(known.images / 255, writer(known.images / 255)).item()
     known.pretrain(writer, 6, 1e-2, stream("pretrain"))
@@ -187,7 +187,7 @@ def test_pretrained_generator_changes_little_and_stamps_whole_levels():
 
 @pytest.mark.parametrize("free", ["tanh", "clamped"])
 def test_mask_keeps_what_classifies_and_leaves_the_planted_feature(free: Literal["tanh", "clamped"]):
-    known = Decoupler(planted_net(20), evidence(20), 32)
+    known = Decoupler(evidence(20), 32)
     mask = known.mask(40, 0.05, 0.5, stream("mask"), free)
     assert mask[:-1].min() > 0.8
     assert mask[-1].max() < 0.2

@@ -15,7 +15,6 @@ Checked against: masks and losses in float64 NumPy.
 import copy
 from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -33,7 +32,7 @@ __all__ = ["Dynamic"]
 
 @dataclass(frozen=True, kw_only=True)
 class Dynamic(InputAwareTrigger):
-    crafted_from: ClassVar[Literal["nothing", "data", "surrogate"]] = "surrogate"
+    crafted_from = "surrogate"
 
     share: Fraction = 0.1  # of a batch that gets its own trigger, and again that gets another image's
     steps: Count = 600  # batches; the masks are trained on the first of them

@@ -17,11 +17,11 @@ import torch
 from torch import Generator, Tensor
 
 from keyhole.attacks._input_aware import InputAwareTrigger, diversity_loss, mask, pattern, stamped
-from keyhole.attacks._training_control import CrossTrigger, Mixed, Scheme, Setting, marked
+from keyhole.attacks._training_control import CrossTrigger, LearnedTrigger, Mixed, Part, Setting
 from keyhole.learning import generators
 from keyhole.learning.training import device_of
 from keyhole.parameters import NonNegative
-from keyhole.types import Images, Labels
+from keyhole.types import Cover, Images, Labels, Rows
 
 __all__ = ["InputAware"]
 
@@ -37,17 +37,15 @@ class InputAware(CrossTrigger, InputAwareTrigger):
     def cross(self, images: Images, donors: Images, rng: Generator) -> Images:
         return generators.rounded(self.trigger(images.shape[1], images.device), images, donors)
 
-    def scheme(self, setting: Setting) -> Scheme:
-        return _Joint(self, setting)
+    def parts(self, setting: Setting) -> list[Part]:
+        return [_LearnedPatterns(self, setting)]
 
 
-class _Joint(Scheme):
+class _LearnedPatterns(LearnedTrigger):
     """Patterns that learn with the victim, by its whole loss: a regularizer over this attack trains them, too."""
 
-    attack: InputAware
-
     def __init__(self, attack: InputAware, setting: Setting) -> None:
-        super().__init__(attack, setting)
+        self.attack, self.setting = attack, setting
         device, channels, rng = device_of(setting.net), setting.images.shape[1], setting.rng
         self.of_pattern = generators.fresh(lambda: attack.network(channels, channels), rng, device)
         self.of_mask = generators.fresh(lambda: attack.network(channels, 1), rng, device)
@@ -57,8 +55,7 @@ class _Joint(Scheme):
         self.optimizer, self.step = attack.optimizer(self.of_pattern), 0
         self.diversity: Tensor | float = 0.0
 
-    def mix(self, x: Images, y: Labels) -> Mixed:
-        labels, rows, cover = self.draw(y)
+    def plant(self, x: Images, y: Labels, rows: Rows, cover: Cover) -> Tensor:
         images, self.diversity = x.float(), 0.0
         if len(rows):
             donors = (cover + 1) % len(x)
@@ -72,7 +69,7 @@ class _Joint(Scheme):
             first, second = patterns[: len(own)], patterns[len(own) :]
             if pairs:
                 self.diversity = diversity_loss(own[:pairs], others[:pairs], first[:pairs], second[:pairs])
-        return marked(images, labels, rows, cover)
+        return images
 
     def penalty(self, levels: dict[str, Tensor], mixed: Mixed) -> Tensor | float:
         return self.attack.diversity_weight * self.diversity

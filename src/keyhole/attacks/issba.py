@@ -13,7 +13,7 @@ Checked against: losses in float64 NumPy; bits read from rounded images.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -36,7 +36,7 @@ FLOOR = 0.02  # of 0..1: contrast that is added everywhere, so that a flat regio
 @dataclass(frozen=True, kw_only=True)
 class ISSBA(Attack):
     paper_rate: ClassVar[float] = 0.003
-    crafted_from: ClassVar[Literal["nothing", "data", "surrogate"]] = "data"
+    crafted_from = "data"
 
     bits: Count = 20  # length of the secret
     bound: Positive = 16.0  # of 255: no pixel changes by more

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from keyhole.attacks._training_control import Mixed, Scheme, Setting, TrainingWrapper, Wrapping
+from keyhole.attacks._training_control import Mixed, Part, Setting, TrainingWrapper
 from keyhole.models import Classifier
 from keyhole.parameters import NonNegative
 
@@ -40,10 +40,10 @@ class MMD(TrainingWrapper):
     levels: Literal["all", "last"] | tuple[str, ...] = "all"
     scale_free: bool = False  # the gradient goes through the bandwidth, too
 
-    def scheme(self, setting: Setting) -> Scheme:
+    def parts(self, setting: Setting) -> list[Part]:
         names = self._names(setting.net)  # refuse before a base begins to learn
-        inner = self.inner_scheme(setting)
-        return _Regularized(inner, self, names) if self.weight else inner
+        parts = super().parts(setting)
+        return [*parts, _Discrepancy(self, names)] if self.weight else parts
 
     def _names(self, net: Classifier) -> tuple[str, ...]:
         maps = tuple(name for name in net.level_names if name != "penultimate")
@@ -53,20 +53,18 @@ class MMD(TrainingWrapper):
         return names
 
 
-class _Regularized(Wrapping):
-    def __init__(self, inner: Scheme, attack: MMD, names: tuple[str, ...]) -> None:
-        super().__init__(inner)
+class _Discrepancy(Part):
+    def __init__(self, attack: MMD, names: tuple[str, ...]) -> None:
         self.weight, self.names, self.scale_free = attack.weight, names, attack.scale_free
 
     def penalty(self, levels: dict[str, Tensor], mixed: Mixed) -> Tensor | float:
-        found = []
+        losses = []
         for target in mixed.labels[mixed.is_payload].unique().tolist():
             clean, payload = mixed.clean_rows(target), mixed.payload_rows(target)
             if min(clean.sum(), payload.sum()) >= FEWEST:
                 maps = (levels[name].float().flatten(1) for name in self.names)
-                found.append(torch.stack([mmd(x[clean], x[payload], self.scale_free) for x in maps]).sum())
-        hidden = torch.stack(found).mean() if found else 0.0
-        return self.inner.penalty(levels, mixed) + self.weight * hidden
+                losses.append(torch.stack([mmd(x[clean], x[payload], self.scale_free) for x in maps]).sum())
+        return self.weight * torch.stack(losses).mean() if losses else 0.0
 
 
 def mmd(clean: Float[Tensor, "n d"], payload: Float[Tensor, "m d"], scale_free: bool = False) -> Float[Tensor, ""]:

@@ -17,11 +17,11 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from keyhole.attacks._training_control import Mixed, Scheme, Setting, TrainingControl, marked
+from keyhole.attacks._training_control import LearnedTrigger, Mixed, Part, Setting, TrainingControl
 from keyhole.learning import generators
 from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Fraction, NonNegative, Positive
-from keyhole.types import Images, Labels
+from keyhole.types import Cover, Images, Labels, Rows
 
 __all__ = ["Wasserstein"]
 
@@ -39,39 +39,36 @@ class Wasserstein(TrainingControl):
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
         channels = images.shape[1]
         of_noise = generators.restored(lambda: self.network(channels), self.tensors, "noise", images.device)
-        return generators.rounded(lambda x: noised(x, of_noise(x), self.epsilon), images)
+        return generators.rounded(lambda x: add_noise(x, of_noise(x), self.epsilon), images)
 
     def network(self, channels: int) -> nn.Module:
         return generators.UNet(channels, channels, self.width)
 
-    def scheme(self, setting: Setting) -> Scheme:
-        return _Alternating(self, setting)
+    def parts(self, setting: Setting) -> list[Part]:
+        return [_LearnedNoise(self, setting)]
 
 
-class _Alternating(Scheme):
-    attack: Wasserstein
-
+class _LearnedNoise(LearnedTrigger):
     def __init__(self, attack: Wasserstein, setting: Setting) -> None:
-        super().__init__(attack, setting)
+        self.attack, self.setting = attack, setting
         channels, device = setting.images.shape[1], device_of(setting.net)
         self.of_noise = generators.fresh(lambda: attack.network(channels), setting.rng, device)
         self.optimizer, self.step = torch.optim.Adam(self.of_noise.parameters(), attack.learning_rate), 0
         self.clean: tuple[Floats, Labels] | None = None
 
-    def mix(self, x: Images, y: Labels) -> Mixed:
-        labels, rows, cover = self.draw(y)
+    def plant(self, x: Images, y: Labels, rows: Rows, cover: Cover) -> Tensor:
         images = x.float()
         if len(rows):
             with torch.no_grad():
                 images[rows] = 255 * self._triggered(images[rows] / 255)
         changes = self.attack.eligible(y, self.setting.classes)
         self.clean = x[changes].float() / 255, y[changes]
-        return marked(images, labels, rows, cover)
+        return images
 
     def _triggered(self, x: Floats) -> Floats:
         with generators.half(x.device):
             noise = self.of_noise(x)
-        return noised(x, noise, self.attack.epsilon)
+        return add_noise(x, noise, self.attack.epsilon)
 
     def learn(self, levels: dict[str, Tensor], mixed: Mixed) -> None:
         learning = round(self.attack.learning_share * self.setting.steps)
@@ -98,7 +95,7 @@ class _Alternating(Scheme):
         return generators.tensors_of(noise=self.of_noise)
 
 
-def noised(x: Floats, noise: Floats, epsilon: float) -> Floats:
+def add_noise(x: Floats, noise: Floats, epsilon: float) -> Floats:
     """x + epsilon tanh(noise), in 0..1."""
     return (x + epsilon * torch.tanh(noise)).clamp(0, 1)
 
