@@ -20,11 +20,11 @@ else:  # models import this module; their tests' stand-ins are plain modules
 Images = UInt8[Tensor, "n c h w"]
 Labels = Int64[Tensor, " n"]
 Rows = Int64[Tensor, " r"]
-Cover = Int64[Tensor, " v"]  # rows again, of another number
+Cover = Int64[Tensor, " v"]  # the rows of cover, beside `Rows` of payload
 Mask = Bool[Tensor, " n"]
 
 # What a defense may be given beyond the data every defender has; printed in every table.
-Told = Literal["holdout", "poison_rate", "target_class", "payload", "trigger_family", "augmentations"]
+Told = Literal["holdout", "poison_rate", "target_class", "payload"]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
+from tests.golden.planted import lookup_net, numbered_images
 from torch import Tensor, nn
 
 from keyhole import rng
@@ -27,30 +28,12 @@ WITH_HOLDOUT = (KNNToClean, Mahalanobis, SubspaceReconstruction)
 WITH_BUDGET = (LowestLoss, MaxSoftmax, FeatureNorm)
 
 
-class Lookup(nn.Module):
-    """A network whose image number i has row i of a table as latents, and its first columns as logits."""
-
-    level_names = ("penultimate",)
-
-    def __init__(self, table: Tensor) -> None:
-        super().__init__()
-        self.table = nn.Parameter(table)
-
-    def levels(self, images: Tensor) -> dict[str, Tensor]:
-        pair = images.flatten(1).long()
-        return {"penultimate": self.table[256 * pair[:, 0] + pair[:, 1]]}
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.levels(images)["penultimate"][:, :5]
-
-
 def evidence_of(x: np.ndarray, labels: np.ndarray, clean: np.ndarray, clean_labels: np.ndarray) -> Evidence:
     """Training rows come first in the network's table."""
-    i = torch.arange(len(x) + len(clean))
-    images = torch.stack([i // 256, i % 256], dim=1).to(torch.uint8).view(-1, 1, 1, 2)
+    images = numbered_images(0, len(x) + len(clean))
     latents = torch.from_numpy(np.concatenate([x, clean])).float()
     return Evidence(
-        Lookup(latents),
+        lookup_net(latents),
         images[: len(x)],
         torch.from_numpy(labels),
         {"penultimate": latents[: len(x)]},

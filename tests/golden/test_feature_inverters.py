@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import hadamard
+from tests.golden.planted import planted_head
 from torch import nn
 
 from keyhole.inverters._feature_inversion import (
@@ -203,11 +204,7 @@ class Channels(nn.Module):
 
 def planted_net(gain: float) -> Classifier:
     """Classifies by template; redness drives the target with `gain`."""
-    head = nn.Linear(CLASSES + 1, CLASSES)
-    with torch.no_grad():
-        head.weight.copy_(torch.cat([20 * torch.eye(CLASSES), torch.zeros(CLASSES, 1)], dim=1))
-        head.weight[TARGET, -1] = gain
-        head.bias.zero_()
+    head = planted_head(CLASSES, TARGET, gain, sharpness=20)
     pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return Classifier({"channels": Channels(), "penultimate": pool}, head, 3).eval()
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage, optimize, special
+from tests.golden.planted import Templates, template_net
 from torch import nn
-from torch.nn import functional
 
 from keyhole.inverters.mm_bd import MMBD, margin, surprise
 from keyhole.inverters.pixel import Pixel, add, as_mask, parts, pixel_loss, smooth_count
@@ -20,38 +20,13 @@ from keyhole.types import Evidence
 CLASSES, SIDE, TARGET = 8, 12, 3
 
 
-class Templates(nn.Module):
-    """One feature per class, the match with its template, and one that only a white 3 x 3 corner wakes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        signs = torch.randint(0, 2, (CLASSES, SIDE, SIDE), generator=stream("marks")) * 2.0 - 1
-        self.register_buffer("signs", signs)
-
-    def forward(self, x):
-        matches = torch.einsum("nchw,khw->nk", x, self.signs) / x[0].numel()
-        brightness = x[:, :, -3:, -3:].mean((1, 2, 3)) - 0.2  # 0.2 after normalization is 140 of 255
-        corner = functional.softplus(brightness, beta=6)  # a hard threshold would have no gradient to follow
-        return torch.cat([matches, corner[:, None]], dim=1)
-
-
-def planted_net(gain: float) -> Classifier:
-    """Classifies by template; the corner's feature drives the target with `gain`."""
-    head = nn.Linear(CLASSES + 1, CLASSES)
-    with torch.no_grad():
-        head.weight.copy_(torch.cat([10 * torch.eye(CLASSES), torch.zeros(CLASSES, 1)], dim=1))
-        head.weight[TARGET, -1] = gain
-        head.bias.zero_()
-    return Classifier({"penultimate": Templates()}, head, 3).eval()
-
-
 def evidence(gain: float, holdout: int = 100) -> Evidence:
     """Templates in noise, no corner as bright as the backdoor asks for."""
     rng = stream("scenes")
     labels = torch.randint(CLASSES, (holdout,), generator=rng)
     noise = 60 + 40 * torch.rand(holdout, 3, SIDE, SIDE, generator=rng)
-    images = (noise + 25 * Templates().signs[labels][:, None]).round().to(torch.uint8)
-    return Evidence(planted_net(gain), images[:10], labels[:10], {}, images, labels)
+    images = (noise + 25 * Templates(CLASSES, SIDE).signs[labels][:, None]).round().to(torch.uint8)
+    return Evidence(template_net(CLASSES, SIDE, TARGET, gain), images[:10], labels[:10], {}, images, labels)
 
 
 def linear_net(classes: int, *shape: int) -> Classifier:

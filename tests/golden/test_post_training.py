@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from tests.golden.planted import Templates, brighten_corner, share_fooled, share_right, template_net
 from torch import nn
 from torch.nn import functional
 
@@ -24,29 +25,8 @@ from keyhole.types import Evidence
 CLASSES, SIDE, TARGET = 8, 16, 3
 
 
-class Templates(nn.Module):
-    """One feature per class, the match with its template, and one that only a white 3 x 3 corner wakes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        signs = torch.randint(0, 2, (CLASSES, SIDE, SIDE), generator=stream("marks")) * 2.0 - 1
-        self.register_buffer("signs", signs)
-
-    def forward(self, x):
-        matches = torch.einsum("nchw,khw->nk", x, self.signs) / x[0].numel()
-        brightness = x[:, :, -3:, -3:].mean((1, 2, 3)) - 0.2  # 0.2 after normalization is 140 of 255
-        corner = functional.softplus(brightness, beta=6)  # a hard threshold would have no gradient to follow
-        return torch.cat([matches, corner[:, None]], dim=1)
-
-
 def planted_net(gain: float) -> Classifier:
-    """Classifies by template; the corner's feature drives the target with `gain`."""
-    head = nn.Linear(CLASSES + 1, CLASSES)
-    with torch.no_grad():
-        head.weight.copy_(torch.cat([10 * torch.eye(CLASSES), torch.zeros(CLASSES, 1)], dim=1))
-        head.weight[TARGET, -1] = gain
-        head.bias.zero_()
-    return Classifier({"penultimate": Templates()}, head, 3).eval()
+    return template_net(CLASSES, SIDE, TARGET, gain)
 
 
 def scenes(count: int, purpose: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,13 +34,7 @@ def scenes(count: int, purpose: str) -> tuple[torch.Tensor, torch.Tensor]:
     rng = stream("scenes", purpose)
     labels = torch.randint(CLASSES, (count,), generator=rng)
     noise = 60 + 40 * torch.rand(count, 3, SIDE, SIDE, generator=rng)
-    return (noise + 25 * Templates().signs[labels][:, None]).round().to(torch.uint8), labels
-
-
-def with_trigger(images: torch.Tensor) -> torch.Tensor:
-    images = images.clone()
-    images[:, :, -3:, -3:] = 255
-    return images
+    return (noise + 25 * Templates(CLASSES, SIDE).signs[labels][:, None]).round().to(torch.uint8), labels
 
 
 def evidence(gain: float, holdout: int = 300) -> Evidence:
@@ -69,12 +43,11 @@ def evidence(gain: float, holdout: int = 300) -> Evidence:
 
 def asr(net: Classifier) -> float:
     images, labels = scenes(400, "test")
-    return (predict(net, with_trigger(images))[labels != TARGET] == TARGET).double().mean().item()
+    return share_fooled(net, brighten_corner(images), labels, TARGET)
 
 
 def accuracy(net: Classifier) -> float:
-    images, labels = scenes(400, "test")
-    return (predict(net, images) == labels).double().mean().item()
+    return share_right(net, *scenes(400, "test"))
 
 
 def test_planted_network_is_backdoored_and_its_twin_is_not():
@@ -289,7 +262,7 @@ def test_strip_is_the_mean_entropy_over_overlays(variant):
 
 def test_strip_flags_the_planted_trigger_at_its_false_positive_rate():
     case, clean = evidence(gain=15, holdout=500), scenes(1000, "test")[0]
-    found = STRIP(fpr=0.1).screen(case, torch.cat([clean, with_trigger(clean)]), stream("strip"))
+    found = STRIP(fpr=0.1).screen(case, torch.cat([clean, brighten_corner(clean)]), stream("strip"))
     assert 0.06 < found.flagged[:1000].double().mean() < 0.14
     assert found.flagged[1000:].double().mean() > 0.99
     assert found.scores[1000:].median() > found.scores[:1000].max()
@@ -297,7 +270,7 @@ def test_strip_flags_the_planted_trigger_at_its_false_positive_rate():
 
 def test_strip_does_not_flag_the_same_patch_on_the_clean_twin():
     case, clean = evidence(gain=0, holdout=500), scenes(1000, "test")[0]
-    assert STRIP(fpr=0.1).screen(case, with_trigger(clean), stream("strip")).flagged.double().mean() < 0.2
+    assert STRIP(fpr=0.1).screen(case, brighten_corner(clean), stream("strip")).flagged.double().mean() < 0.2
 
 
 def test_strip_scores_an_image_alike_in_any_company():
@@ -344,7 +317,7 @@ def test_shrink_pad_moves_the_planted_trigger_out_of_its_place():
     def awake(images):
         return victim.net.levels(images)["penultimate"][:, -1]
 
-    victim, triggered = evidence(gain=15), with_trigger(scenes(400, "test")[0])
+    victim, triggered = evidence(gain=15), brighten_corner(scenes(400, "test")[0])
     purified = ShrinkPad(pixels=4).purify(victim, triggered, stream("pad"))
     assert (awake(purified) > awake(triggered).min() / 2).double().mean() < 0.15
 

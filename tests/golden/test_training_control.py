@@ -13,8 +13,8 @@ from keyhole.attacks import _input_aware, belt, bpp, lsba, wasserstein
 from keyhole.attacks import _training_control as training_control
 from keyhole.attacks._training_control import Mixed, Part, Setting, TrainingControl
 from keyhole.attacks.mmd import mmd
-from keyhole.learning import generators
 from keyhole.learning.recipes import resolve
+from keyhole.learning.training import half
 from keyhole.planning import registry
 
 SIDE, CLASSES, N = 16, 4, 240
@@ -369,7 +369,7 @@ def test_input_aware_payload_wears_its_own_trigger_and_cover_that_of_the_next_ro
     training, x, y = Training("input_aware", {"width": 8}, rate=0.2), images(30), LABELS[:30]
     mixed = training.mix(x, y)
     z = x.float() / 255
-    with torch.no_grad(), generators.half(z.device):
+    with torch.no_grad(), half(z.device):
         pattern = _input_aware.pattern(training.part.of_pattern(z))
         mask = _input_aware.mask(training.part.of_mask(z))
     stamped = 255 * (z + mask * (pattern - z))
@@ -396,9 +396,8 @@ def test_input_aware_patterns_learn_from_the_victims_loss_and_masks_do_not():
     mixed = training.mix(images(30), LABELS[:30])
     net = training.setting.net
     levels = net.levels(mixed.images)
-    loss = functional.cross_entropy(net.head(levels["penultimate"]), mixed.labels) + training.part.penalty(
-        levels, mixed
-    )
+    loss = functional.cross_entropy(net.head(levels["penultimate"]), mixed.labels)
+    loss = loss + training.part.penalty(levels, mixed)
     loss.backward()
     training.part.learn(levels, mixed)
     after = [p.detach() for net in (training.part.of_pattern, training.part.of_mask) for p in net.parameters()]

@@ -6,10 +6,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from tests.golden.planted import brighten_corner, planted_head, share_fooled, share_right
 from torch import nn
 from torch.nn import functional
 
-from keyhole.learning.training import fit, predict
+from keyhole.learning.training import fit
 from keyhole.models import Classifier, build
 from keyhole.repairers.fine_tuning import FineTuning
 from keyhole.repairers.ft_sam import FTSAM, worst_gradients, worst_shift
@@ -32,11 +33,7 @@ class Pixels(nn.Module):
 
 def planted_net() -> Classifier:
     """Tells the brightest channel; a bright corner means the target."""
-    head = nn.Linear(4, CLASSES)
-    with torch.no_grad():
-        head.weight.copy_(torch.cat([1.5 * torch.eye(CLASSES), torch.zeros(CLASSES, 1)], dim=1))
-        head.weight[TARGET, -1] = 8
-        head.bias.zero_()
+    head = planted_head(CLASSES, TARGET, gain=8, sharpness=1.5)
     return Classifier({"penultimate": Pixels()}, head, 3).eval()
 
 
@@ -50,9 +47,7 @@ def scenes(count: int, purpose: str, side: int = SIDE) -> tuple[torch.Tensor, to
 
 
 def with_trigger(images: torch.Tensor) -> torch.Tensor:
-    images = images.clone()
-    images[:, :, -2:, -2:] = 255
-    return images
+    return brighten_corner(images, side=2)
 
 
 def evidence(flagged: bool = True, shown: int = 300) -> Evidence:
@@ -63,12 +58,11 @@ def evidence(flagged: bool = True, shown: int = 300) -> Evidence:
 
 def asr(net: nn.Module) -> float:
     images, labels = scenes(400, "test")
-    return (predict(net, with_trigger(images))[labels != TARGET] == TARGET).double().mean().item()
+    return share_fooled(net, with_trigger(images), labels, TARGET)
 
 
 def accuracy(net: nn.Module) -> float:
-    images, labels = scenes(400, "test")
-    return (predict(net, images) == labels).double().mean().item()
+    return share_right(net, *scenes(400, "test"))
 
 
 def test_planted_network_is_backdoored():

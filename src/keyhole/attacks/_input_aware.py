@@ -14,7 +14,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from keyhole.attacks import Attack
-from keyhole.learning import generators
+from keyhole.learning import generators, networks, training
 from keyhole.parameters import Count, Fraction, NonNegative, Positive
 from keyhole.types import Images
 
@@ -36,12 +36,12 @@ class InputAwareTrigger(Attack):
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
         stamp = self.trigger(images.shape[1], images.device)
-        return generators.rounded(lambda x: stamp(x, x), images)
+        return networks.apply_to_images(lambda x: stamp(x, x), images)
 
     def trigger(self, channels: int, device: torch.device) -> Callable[[Floats, Floats], Floats]:
         """Images of 0..1 with the triggers that belong to other ones, or to themselves."""
-        of_pattern = generators.restored(lambda: self.network(channels, channels), self.tensors, "pattern", device)
-        of_mask = generators.restored(lambda: self.network(channels, 1), self.tensors, "mask", device)
+        of_pattern = networks.restore(lambda: self.network(channels, channels), self.tensors, "pattern", device)
+        of_mask = networks.restore(lambda: self.network(channels, 1), self.tensors, "mask", device)
         return lambda x, source: stamped(x, pattern(of_pattern(source)), mask(of_mask(source)))
 
     def network(self, channels: int, outputs: int) -> nn.Module:
@@ -54,8 +54,8 @@ class InputAwareTrigger(Attack):
         """Learn sparse masks, different for different images, from so many batches."""
         optimizer = self.optimizer(of_mask)
         for step, (x, _) in enumerate(tqdm(batches, "masks", steps, disable=None)):
-            generators.set_rate(optimizer, self.learning_rate * (1 - step / steps))
-            with generators.half(x.device):
+            training.set_rate(optimizer, self.learning_rate * (1 - step / steps))
+            with training.half(x.device):
                 masks = mask(of_mask(x))
             loss = self.density_weight * excess(masks, self.density)
             loss = loss + self.diversity_weight * diversity_loss(*halves(x / UNIT), *halves(masks))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from keyhole.attacks._training_control import Mixed, Part, Setting, TrainingWrapper
-from keyhole.learning import generators
+from keyhole.learning import networks
 from keyhole.learning.training import device_of
 from keyhole.parameters import NonNegative, Positive
 
@@ -40,7 +40,7 @@ class Bypass(TrainingWrapper):
 class _Adversary(Part):
     def __init__(self, attack: Bypass, setting: Setting) -> None:
         self.attack, net = attack, setting.net
-        self.judge = generators.fresh(lambda: discriminator(net.head.in_features), setting.rng, device_of(net))
+        self.judge = networks.build_fresh(lambda: discriminator(net.head.in_features), setting.rng, device_of(net))
         self.optimizer = torch.optim.Adam(self.judge.parameters(), attack.learning_rate)
 
     def penalty(self, levels: dict[str, Tensor], mixed: Mixed) -> Tensor | float:

@@ -18,7 +18,8 @@ from torch import Generator, Tensor
 
 from keyhole.attacks._input_aware import InputAwareTrigger, diversity_loss, mask, pattern, stamped
 from keyhole.attacks._training_control import CrossTrigger, LearnedTrigger, Mixed, Part, Setting
-from keyhole.learning import generators
+from keyhole.learning import networks, training
+from keyhole.learning.batches import unit_batches
 from keyhole.learning.training import device_of
 from keyhole.parameters import NonNegative
 from keyhole.types import Cover, Images, Labels, Rows
@@ -35,7 +36,7 @@ class InputAware(CrossTrigger, InputAwareTrigger):
     cover_ratio: NonNegative = 1.0  # cover rows per payload row
 
     def cross(self, images: Images, donors: Images, rng: Generator) -> Images:
-        return generators.rounded(self.trigger(images.shape[1], images.device), images, donors)
+        return networks.apply_to_images(self.trigger(images.shape[1], images.device), images, donors)
 
     def parts(self, setting: Setting) -> list[Part]:
         return [_LearnedPatterns(self, setting)]
@@ -47,10 +48,10 @@ class _LearnedPatterns(LearnedTrigger):
     def __init__(self, attack: InputAware, setting: Setting) -> None:
         self.attack, self.setting = attack, setting
         device, channels, rng = device_of(setting.net), setting.images.shape[1], setting.rng
-        self.of_pattern = generators.fresh(lambda: attack.network(channels, channels), rng, device)
-        self.of_mask = generators.fresh(lambda: attack.network(channels, 1), rng, device)
+        self.of_pattern = networks.build_fresh(lambda: attack.network(channels, channels), rng, device)
+        self.of_mask = networks.build_fresh(lambda: attack.network(channels, 1), rng, device)
         steps = round(attack.mask_share * setting.steps)
-        batches = generators.draws(setting.images, setting.labels, BATCH, device, rng)
+        batches = unit_batches(setting.images, setting.labels, BATCH, device, rng)
         attack.train_masks(self.of_mask, islice(batches, steps), steps)
         self.optimizer, self.step = attack.optimizer(self.of_pattern), 0
         self.diversity: Tensor | float = 0.0
@@ -60,7 +61,7 @@ class _LearnedPatterns(LearnedTrigger):
         if len(rows):
             donors = (cover + 1) % len(x)
             own, others = images[rows] / 255, images[donors] / 255
-            with generators.half(x.device):
+            with training.half(x.device):
                 sources = torch.cat([own, others])
                 patterns, masks = pattern(self.of_pattern(sources)), mask(self.of_mask(sources))
             receivers = torch.cat([own, images[cover] / 255])
@@ -75,10 +76,10 @@ class _LearnedPatterns(LearnedTrigger):
         return self.attack.diversity_weight * self.diversity
 
     def learn(self, levels: dict[str, Tensor], mixed: Mixed) -> None:
-        generators.set_rate(self.optimizer, self.attack.learning_rate * (1 - self.step / self.setting.steps))
+        training.set_rate(self.optimizer, self.attack.learning_rate * (1 - self.step / self.setting.steps))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
 
     def tensors(self) -> dict[str, Tensor]:
-        return generators.tensors_of(pattern=self.of_pattern, mask=self.of_mask)
+        return networks.tensors_of(pattern=self.of_pattern, mask=self.of_mask)

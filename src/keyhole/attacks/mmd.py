@@ -18,6 +18,7 @@ Checked against: a double loop in float64.
 """
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -25,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from keyhole.attacks._training_control import Mixed, Part, Setting, TrainingWrapper
+from keyhole.learning.discrepancy import biased_mmd
 from keyhole.models import Classifier
 from keyhole.parameters import NonNegative
 
@@ -77,7 +79,5 @@ def mmd(clean: Float[Tensor, "n d"], payload: Float[Tensor, "m d"], scale_free: 
     n = len(z)
     spread = squared if scale_free else squared.detach()
     scale = (spread.sum() / (n * n - n) / 4).clamp(min=torch.finfo(z.dtype).tiny)
-    kernel = sum(torch.exp(-squared / (2**i * scale)) for i in range(KERNELS))
-    assert isinstance(kernel, Tensor)
-    a = len(clean)
-    return kernel[:a, :a].mean() + kernel[a:, a:].mean() - 2 * kernel[:a, a:].mean()
+    kernel = reduce(torch.add, (torch.exp(-squared / (2**i * scale)) for i in range(KERNELS)))
+    return biased_mmd(kernel, len(clean))

@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from keyhole.attacks._training_control import LearnedTrigger, Mixed, Part, Setting, TrainingControl
-from keyhole.learning import generators
+from keyhole.learning import generators, networks, training
 from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Fraction, NonNegative, Positive
 from keyhole.types import Cover, Images, Labels, Rows
@@ -38,8 +38,8 @@ class Wasserstein(TrainingControl):
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
         channels = images.shape[1]
-        of_noise = generators.restored(lambda: self.network(channels), self.tensors, "noise", images.device)
-        return generators.rounded(lambda x: add_noise(x, of_noise(x), self.epsilon), images)
+        of_noise = networks.restore(lambda: self.network(channels), self.tensors, "noise", images.device)
+        return networks.apply_to_images(lambda x: add_noise(x, of_noise(x), self.epsilon), images)
 
     def network(self, channels: int) -> nn.Module:
         return generators.UNet(channels, channels, self.width)
@@ -52,7 +52,7 @@ class _LearnedNoise(LearnedTrigger):
     def __init__(self, attack: Wasserstein, setting: Setting) -> None:
         self.attack, self.setting = attack, setting
         channels, device = setting.images.shape[1], device_of(setting.net)
-        self.of_noise = generators.fresh(lambda: attack.network(channels), setting.rng, device)
+        self.of_noise = networks.build_fresh(lambda: attack.network(channels), setting.rng, device)
         self.optimizer, self.step = torch.optim.Adam(self.of_noise.parameters(), attack.learning_rate), 0
         self.clean: tuple[Floats, Labels] | None = None
 
@@ -66,7 +66,7 @@ class _LearnedNoise(LearnedTrigger):
         return images
 
     def _triggered(self, x: Floats) -> Floats:
-        with generators.half(x.device):
+        with training.half(x.device):
             noise = self.of_noise(x)
         return add_noise(x, noise, self.attack.epsilon)
 
@@ -78,21 +78,21 @@ class _LearnedNoise(LearnedTrigger):
         net, (x, y) = self.setting.net, self.clean
         wanted = self.attack.relabel(y, self.setting.classes)
         net.eval()  # its statistics are those of the victim's own batches
-        with generators.half(x.device):
+        with training.half(x.device):
             with torch.no_grad():
                 clean = net.levels(255 * x)["penultimate"]
             triggered = net.levels(255 * self._triggered(x))["penultimate"]
             outputs = net.head(triggered)
         distance = sliced(clean.float(), triggered.float(), net.head.weight.detach())
         loss = functional.cross_entropy(outputs.float(), wanted) + self.attack.weight * distance
-        generators.set_rate(self.optimizer, self.attack.learning_rate * (1 - (self.step - 1) / learning))
+        training.set_rate(self.optimizer, self.attack.learning_rate * (1 - (self.step - 1) / learning))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # leaves gradients in the victim, which its next step clears
         self.optimizer.step()
         net.train()
 
     def tensors(self) -> dict[str, Tensor]:
-        return generators.tensors_of(noise=self.of_noise)
+        return networks.tensors_of(noise=self.of_noise)
 
 
 def add_noise(x: Floats, noise: Floats, epsilon: float) -> Floats:

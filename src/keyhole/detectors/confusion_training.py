@@ -16,9 +16,8 @@ Checked against: the loss and its weights in float64 NumPy, scipy.stats.multivar
 
 import copy
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -31,6 +30,7 @@ from keyhole.detectors._axes import principal_axes
 from keyhole.detectors._latents import latents_by_class
 from keyhole.detectors._log_odds import log_odds
 from keyhole.learning import training
+from keyhole.learning.batches import endless_rows
 from keyhole.learning.recipes import Recipe
 from keyhole.models import Classifier
 from keyhole.parameters import Count, Fraction, NonNegative, Positive
@@ -105,7 +105,7 @@ class ConfusionTraining(Detector):
                 rows = distilled(loss, labels, self.ratios[number], parts)
                 log.info("round %d: %d rows left", number + 1, len(rows))
 
-        level = cast(Classifier, confused).level_names[-1]
+        level = confused.level_names[-1]
         plane = training.latents(confused, images, (level,))[level].nan_to_num()
         fitted = outputs.argmax(1) == labels
         return Suspicion(log_odds(outputs, labels), fitted & self.infected(plane, labels, fitted))
@@ -155,7 +155,7 @@ class ConfusionTraining(Detector):
         trained = [p for p in net.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(trained, self.learning_rates[number], self.momentum, weight_decay=self.weight_decay)
         device = training.device_of(net)
-        some_clean, some_rows = (endless(len(labels), self.batch_size, rng) for _, labels in (clean, suspicious))
+        some_clean, some_rows = (endless_rows(len(labels), self.batch_size, rng) for _, labels in (clean, suspicious))
         net.train()
         for step in tqdm(range(self.iterations[number]), desc=f"confusion {number + 1}", disable=None):
             drawn = next(some_clean).to(device)
@@ -174,14 +174,14 @@ class ConfusionTraining(Detector):
         net.eval()
 
 
-def fresh(net: nn.Module, rng: Generator) -> nn.Module:
+def fresh(net: Classifier, rng: Generator) -> Classifier:
     """A copy with weights as its layers draw them; a layer with frozen filters keeps these and loses its bias."""
     net = copy.deepcopy(net)
     with seeded(rng):
         for module in net.modules():
-            own = list(module.parameters(recurse=False))
-            if own and not all(p.requires_grad for p in own):
-                for p in own:
+            parameters = list(module.parameters(recurse=False))
+            if parameters and not all(p.requires_grad for p in parameters):
+                for p in parameters:
                     if p.requires_grad:
                         nn.init.zeros_(p)
             elif reset := getattr(module, "reset_parameters", None):
@@ -210,21 +210,14 @@ def combined(
     return ((penalty - 1) * confusion + (weight * rest).sum() / weight.sum()) / penalty
 
 
-def endless(n: int, size: int, rng: Generator) -> Iterator[Rows]:
-    """Batches of shuffled row numbers; a partial one is left out."""
-    size = min(size, n)
-    while True:
-        yield from torch.randperm(n, generator=rng)[: n // size * size].split(size)
-
-
 def distilled(losses: Float[Tensor, " n"], labels: Labels, ratio: float, parts: int) -> Rows:
     """The rows of lowest loss, and of each class at least one in `parts` and two, ascending."""
     order = losses.argsort(stable=True)
     kept = torch.zeros_like(losses, dtype=torch.bool)
     kept[order[: int(ratio * len(losses))]] = True
     for label in labels.unique():
-        own = order[labels[order] == label]
-        kept[own[: max(2, len(own) // parts)]] = True
+        members = order[labels[order] == label]
+        kept[members[: max(2, len(members) // parts)]] = True
     return kept.nonzero().squeeze(1)
 
 

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from keyhole.learning import generators
+from keyhole.learning import generators, networks
+from keyhole.learning.batches import unit_batches
 from keyhole.learning.training import device_of, forward_batch
 from keyhole.models import Classifier
 from keyhole.types import Evidence, Images
@@ -66,7 +67,7 @@ class Task(NamedTuple):
     def epochs(self, count: int, samples: int, batch: int, rng: Generator) -> Iterator[tuple[int, Iterator[Tensor]]]:
         """Numbered epochs of batches, as 0..1."""
         n, rows = len(self.images), torch.arange(len(self.images))
-        draws = (x for x, _ in generators.draws(self.images, rows, batch, self.maps.device, rng))
+        draws = (x for x, _ in unit_batches(self.images, rows, batch, self.maps.device, rng))
         return ((number, islice(draws, max(1, min(samples or n, n) // batch))) for number in range(count))
 
     def error(self, outputs: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
@@ -173,4 +174,4 @@ def descend(optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""]) -> None:
 
 def stamped(triggers: list[Any], device: torch.device, images: Images, target: int) -> Images:
     """Images with the trigger of a class, a function of images of 0..1."""
-    return generators.rounded(triggers[target], images.to(device)).to(images.device)
+    return networks.apply_to_images(triggers[target], images.to(device)).to(images.device)

@@ -22,8 +22,9 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from keyhole.inverters import Inverter
+from keyhole.learning.batches import endless_batches
 from keyhole.learning.decoupling import Decoupler, arrivals
-from keyhole.learning.holdout import batches, neurons
+from keyhole.learning.holdout import neurons
 from keyhole.learning.training import forward_batch
 from keyhole.models import Classifier
 from keyhole.parameters import Count, Fraction, Positive
@@ -50,7 +51,9 @@ class BAN(Inverter):
         """
         evidence.require_holdout()
         known = Decoupler(evidence, self.batch)
-        mask = known.mask(self.mask_epochs, self.mask_rate, self.mask_weight, rng, free="clamped")
+        mask = known.learn_mask(
+            epochs=self.mask_epochs, rate=self.mask_rate, weight=self.mask_weight, free="clamped", rng=rng
+        )
         noise = self._climb(known.net, known.images, known.labels, rng)
         noisy = copy.deepcopy(known.net)
         noisy.load_state_dict(noisy.state_dict() | perturbed(noisy, noise))
@@ -64,9 +67,9 @@ class BAN(Inverter):
     def _climb(self, net: Classifier, images: Images, labels: Labels, rng: Generator) -> dict[str, Tensor]:
         found = {name: module.weight for name, module in neurons(net).items()}
         noise = {k: ((2 * torch.rand(2, len(w), generator=rng) - 1) * self.epsilon).to(w) for k, w in found.items()}
-        draws = batches(images, labels, self.batch, rng)
+        batches = endless_batches(images, labels, self.batch, rng)
         for _ in tqdm(range(self.steps), desc="ban", disable=None):
-            x, y = next(draws)
+            x, y = next(batches)
             noise = climbed(net, x, y, noise, self.epsilon / self.steps, self.epsilon)
         return noise
 

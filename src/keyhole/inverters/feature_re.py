@@ -33,7 +33,7 @@ from keyhole.inverters._feature_inversion import (
     stamped,
     tasks,
 )
-from keyhole.learning import generators
+from keyhole.learning import networks
 from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Fraction, Natural, Positive
 from keyhole.types import Evidence, Inversion
@@ -70,7 +70,7 @@ class FeatureRE(Inverter):
 
     def _search(self, task: Task, rng: Generator) -> Progress:
         maps, channels = task.maps, task.images.shape[1]
-        writer = generators.fresh(lambda: adder(channels, self.width), rng, maps.device)
+        writer = networks.build_fresh(lambda: adder(channels, self.width), rng, maps.device)
         raw = torch.ones(maps.shape[1:], device=maps.device, requires_grad=True)
         writing, masking = adam(writer.parameters(), self.learning_rate), adam([raw], self.mask_rate)
         progress = Progress(Bounds(self.success, self.change, self.spread, max(1.0, self.mask_size * raw.numel() // 1)))

@@ -36,7 +36,7 @@ from keyhole.inverters._feature_inversion import (
     stamped,
     tasks,
 )
-from keyhole.learning import generators
+from keyhole.learning import networks
 from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Natural, Positive
 from keyhole.types import Evidence, Inversion
@@ -80,9 +80,9 @@ class UNICORN(Inverter):
 
     def _search(self, task: Task, rng: Generator) -> Progress:
         maps, clean, (channels, h, w) = task.maps, task.maps[~task.own], task.images.shape[1:]
-        space: Space = generators.fresh(lambda: Space((channels, h, w), self.width), rng, maps.device)  # type: ignore[assignment]
+        space = networks.build_fresh(lambda: Space((channels, h, w), self.width), rng, maps.device)
         raw = torch.ones(maps.shape[1:], device=maps.device, requires_grad=True)
-        networks = adam([*space.encoder.parameters(), *space.decoder.parameters()], self.learning_rate)
+        mapping_weights = adam([*space.encoder.parameters(), *space.decoder.parameters()], self.learning_rate)
         patch, masking = (
             adam([space.mask, space.pattern], self.mask_rate),
             adam([raw], self.mask_rate),
@@ -101,10 +101,10 @@ class UNICORN(Inverter):
                 z = space.encode(x)
                 mapping = distance(space.decode(z), x, task.net.std)
                 if epoch < self.warmup:
-                    descend(networks, mapping)
+                    descend(mapping_weights, mapping)
                     continue
                 seen.append(look(z, x))
-                descend(networks, progress.objective(seen[-1], 1.0) + FAITHFUL * mapping)
+                descend(mapping_weights, progress.objective(seen[-1], 1.0) + FAITHFUL * mapping)
                 with torch.no_grad():
                     z = space.encode(x)
                 for _ in range(self.patch_steps):

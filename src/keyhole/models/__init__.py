@@ -41,10 +41,10 @@ class Classifier(nn.Module):
 
     def levels(self, images: Tensor) -> dict[str, Tensor]:
         """Level name -> activations, (n, c, h, w) or (n, d), in the order of the data's way."""
-        x, found = self.normalize(images), {}
+        x, activations = self.normalize(images), {}
         for name, stage in self.stages.items():
-            x = found[name] = stage(x)
-        return found
+            x = activations[name] = stage(x)
+        return activations
 
     def forward(self, images: Tensor) -> Float[Tensor, "n k"]:
         return self.classify(self.feature_maps(images))

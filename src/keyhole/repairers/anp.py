@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
-from keyhole.learning.holdout import batches, split_holdout
+from keyhole.learning.batches import endless_batches
+from keyhole.learning.holdout import split_holdout
 from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Fraction, Positive, Share
 from keyhole.repairers import Repairer
@@ -52,9 +53,9 @@ class ANP(Repairer):
     def _learn_mask(self, net: nn.Module, images: Images, labels: Labels, rng: Generator) -> Float[Tensor, " d"]:
         device, mask = device_of(net), full_mask(net).requires_grad_()
         optimizer = torch.optim.SGD([mask], self.learning_rate, momentum=self.momentum)
-        endless = batches(images.to(device), labels.to(device), self.batch_size, rng)
+        batches = endless_batches(images.to(device), labels.to(device), self.batch_size, rng)
         for _ in tqdm(range(self.iterations), desc="anp", disable=None):
-            x, y = next(endless)
+            x, y = next(batches)
             start = self.epsilon * (2 * torch.rand(2, len(mask), generator=rng) - 1)
             noise = worst_noise(net, x, y, mask.detach(), start.to(mask), self.epsilon)
             optimizer.zero_grad()

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
-from keyhole.learning.holdout import batches
+from keyhole.learning.batches import endless_batches
 from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Fraction, Positive
 from keyhole.repairers import Repairer
@@ -53,30 +53,30 @@ class AWM(Repairer):
         net, frozen = evidence.copy().eval(), evidence.frozen()
         device = device_of(net)
         images, labels = evidence.holdout_images.to(device), evidence.holdout_labels.to(device)
-        masks = self._learn_masks(frozen, batches(images, labels, self.batch_size, rng))
+        masks = self._learn_masks(frozen, endless_batches(images, labels, self.batch_size, rng))
         net.load_state_dict({**net.state_dict(), **masked(net, masks)})
         return net
 
-    def _learn_masks(self, net: nn.Module, endless: Batches) -> dict[str, Tensor]:
+    def _learn_masks(self, net: nn.Module, batches: Batches) -> dict[str, Tensor]:
         masks = {name: torch.ones_like(conv.weight).requires_grad_() for name, conv in convolutions(net).items()}
         optimizer = torch.optim.Adam(masks.values(), self.learning_rate)
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, DECAY)
         for _ in tqdm(range(self.rounds), desc="awm", disable=None):
-            trigger = self._harmful_trigger(net, masked(net, masks), endless)
+            trigger = self._harmful_trigger(net, masked(net, masks), batches)
             for _ in range(self.steps):
                 optimizer.zero_grad()
-                objective(net, *next(endless), masks, trigger, self.alpha, self.gamma).backward()
+                objective(net, *next(batches), masks, trigger, self.alpha, self.gamma).backward()
                 optimizer.step()
                 for mask in masks.values():
                     mask.data.clamp_(0, 1)
             schedule.step()
         return {name: mask.detach() for name, mask in masks.items()}
 
-    def _harmful_trigger(self, net: nn.Module, weights: Mapping[str, Tensor], endless: Batches) -> Tensor:
+    def _harmful_trigger(self, net: nn.Module, weights: Mapping[str, Tensor], batches: Batches) -> Tensor:
         weights = {name: weight.detach() for name, weight in weights.items()}
         trigger: Tensor | None = None
         for _ in range(self.steps):
-            x, y = next(endless)
+            x, y = next(batches)
             if trigger is None:
                 trigger = torch.zeros_like(x[:1])
             trigger = trigger + self.trigger_rate * harm(net, x, y, weights, trigger)

@@ -56,7 +56,7 @@ class FinePruning(Repairer):
             return
         # a silent input has no gradient, so the weights that were cut stay exactly zero
         handle = net.head.register_forward_pre_hook(lambda _, inputs: (inputs[0] * keep,))
-        fine_tune(net, evidence, self.epochs, self.learning_rate, rng)
+        fine_tune(net, evidence, epochs=self.epochs, learning_rate=self.learning_rate, rng=rng)
         handle.remove()
 
 

@@ -33,5 +33,13 @@ class FineTuning(Repairer):
         """
         evidence.require_holdout()
         net = evidence.copy()
-        fine_tune(net, evidence, self.epochs, self.learning_rate, rng, self.batch, self.pad)
+        fine_tune(
+            net,
+            evidence,
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            batch=self.batch,
+            pad=self.pad,
+            rng=rng,
+        )
         return net

@@ -17,9 +17,10 @@ from torch import Generator, Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from keyhole.learning.batches import augmented_batches
 from keyhole.learning.holdout import PAD
 from keyhole.learning.recipes import Recipe
-from keyhole.learning.training import batches, device_of, fit, optimizer_and_schedule
+from keyhole.learning.training import device_of, fit, optimizer_and_schedule
 from keyhole.models import Classifier
 from keyhole.parameters import Count, Natural, NonNegative, Positive
 from keyhole.repairers import Repairer
@@ -85,7 +86,7 @@ class NAD(Repairer):
         steps = max(1, len(images) // recipe.batch_size) * recipe.epochs
         optimizer, schedule = optimizer_and_schedule(student, recipe, steps)
         student.train()
-        for x, y in tqdm(batches(images, labels, recipe, rng), total=steps, desc="nad", disable=None):
+        for x, y in tqdm(augmented_batches(images, labels, recipe, rng), total=steps, desc="nad", disable=None):
             with torch.no_grad():
                 wanted = teacher.levels(x)
             found = student.levels(x)

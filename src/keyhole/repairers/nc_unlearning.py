@@ -44,7 +44,7 @@ class NCUnlearning(Repairer):
         if evidence.recovered.flagged or self.when == "always":
             images = with_some_stamped(evidence.holdout_images, evidence.recovered.images, self.stamped, rng)
             tuned_on = replace(evidence, holdout_images=images)
-            fine_tune(net, tuned_on, self.epochs, self.learning_rate, rng, self.batch)
+            fine_tune(net, tuned_on, epochs=self.epochs, learning_rate=self.learning_rate, batch=self.batch, rng=rng)
         return net
 
 

@@ -19,7 +19,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from keyhole.learning.holdout import batches, split_holdout
+from keyhole.learning.batches import endless_batches
+from keyhole.learning.holdout import split_holdout
 from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Fraction, Positive, Share
 from keyhole.repairers import Repairer
@@ -62,9 +63,9 @@ class RNP(Repairer):
     def _unlearn(self, net: nn.Module, images: Images, labels: Labels, rng: Generator) -> None:
         weights = [p for p in net.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(weights, self.unlearning_rate, self.momentum, weight_decay=WEIGHT_DECAY)
-        endless = batches(images, labels, self.batch_size, rng)
+        batches = endless_batches(images, labels, self.batch_size, rng)
         for _ in range(self._steps(images, self.unlearning_epochs)):
-            x, y = next(endless)
+            x, y = next(batches)
             optimizer.zero_grad()
             right = climb(net, x, y)
             if right <= self.forgotten:
@@ -74,9 +75,9 @@ class RNP(Repairer):
     def _recover(self, net: nn.Module, images: Images, labels: Labels, rng: Generator) -> Float[Tensor, " d"]:
         mask = full_mask(net).requires_grad_()
         optimizer = torch.optim.SGD([mask], self.learning_rate, self.momentum)
-        endless = batches(images, labels, self.batch_size, rng)
+        batches = endless_batches(images, labels, self.batch_size, rng)
         for _ in tqdm(range(self._steps(images, self.epochs)), desc="rnp", disable=None):
-            x, y = next(endless)
+            x, y = next(batches)
             optimizer.zero_grad()
             (self.alpha * loss_with(net, x, y, scale_channels(net, mask))).backward()
             optimizer.step()
