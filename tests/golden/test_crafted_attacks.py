@@ -121,7 +121,7 @@ def test_patterns_masks_and_stamp_are_the_formulas():
     assert close(_input_aware.pattern(u), g)
     assert close(_input_aware.mask(v), m)
     expected = x.numpy() + m * (g - x.numpy())
-    assert close(_input_aware.stamped(x, _input_aware.pattern(u), _input_aware.mask(v)), expected)
+    assert close(_input_aware.apply_pattern(x, _input_aware.pattern(u), _input_aware.mask(v)), expected)
 
 
 def test_diversity_is_image_distance_over_trigger_distance():

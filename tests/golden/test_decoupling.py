@@ -9,7 +9,7 @@ from tests.golden.planted import brighten_corner, planted_head, share_fooled, sh
 from torch import nn
 from torch.nn import functional
 
-from keyhole.inverters.ban import BAN, climbed, perturbed
+from keyhole.inverters.ban import BAN, climb, perturb
 from keyhole.inverters.bti_dbf import BTIDBF
 from keyhole.learning.decoupling import (
     STD,
@@ -281,8 +281,8 @@ def test_noise_steps_raise_the_loss_by_sign_and_stay_within_the_bound():
             step = torch.zeros_like(slopes)
             step[i, j] = 1e-4
             slopes[i, j] = loss(noise[name] + step) - loss(noise[name] - step)
-    found = climbed(net, x, labels, noise, 0.05, 0.12)[name]
+    found = climb(net, x, labels, noise, 0.05, 0.12)[name]
     sure = slopes.abs() > 1e-12  # shifts of zero stay zero, whatever their noise
     torch.testing.assert_close(found[sure], (noise[name] + 0.05 * slopes.sign()).clamp(-0.12, 0.12)[sure])
     assert sure.sum() >= CLASSES + 2
-    assert set(perturbed(net, noise)) == {f"{name}.weight", f"{name}.bias"}
+    assert set(perturb(net, noise)) == {f"{name}.weight", f"{name}.bias"}

@@ -9,7 +9,7 @@ from scipy import ndimage, optimize, special
 from tests.golden.planted import Templates, template_net
 from torch import nn
 
-from keyhole.inverters.mm_bd import MMBD, margin, surprise
+from keyhole.inverters.mm_bd import MMBD, margin, negative_log_p
 from keyhole.inverters.pixel import Pixel, add, as_mask, parts, pixel_loss, smooth_count
 from keyhole.inverters.thtp import THTP, distance, merges, scatter, unit_trigger
 from keyhole.learning.training import predict
@@ -225,17 +225,17 @@ def test_p_value_is_that_of_the_largest_of_gamma_draws(largest):
     shape = optimize.brentq(lambda a: np.log(a) - special.digamma(a) - gap, 0.1, 1e4)  # the likelihood's maximum
     above = special.gammaincc(shape, largest / (null.mean() / shape))
     expected = -np.log10(-np.expm1(8 * np.log1p(-above)))
-    found = surprise(torch.from_numpy(np.insert(null, 3, largest)))
+    found = negative_log_p(torch.from_numpy(np.insert(null, 3, largest)))
     np.testing.assert_allclose(found[3], expected, rtol=1e-5)
     assert found.argsort().tolist() == np.insert(null, 3, largest).argsort().tolist()  # monotone in the margin
 
 
 def test_p_values_are_finite_where_nothing_can_be_fitted():
-    assert torch.equal(surprise(torch.full((5,), 4.0)), torch.zeros(5))
-    assert torch.equal(surprise(torch.tensor([-3.0, -1.0, -2.0])), torch.zeros(3))
-    assert surprise(torch.tensor([1.0, 1.0, 1.0, 9.0])).tolist() == [0, 0, 0, 300]
-    assert surprise(torch.tensor([10.0, 10.001, 9.999, 1e6], dtype=torch.float64))[3] == 300
-    assert surprise(torch.tensor([-5.0, 9.0, 11.0, 10.0])).isfinite().all()
+    assert torch.equal(negative_log_p(torch.full((5,), 4.0)), torch.zeros(5))
+    assert torch.equal(negative_log_p(torch.tensor([-3.0, -1.0, -2.0])), torch.zeros(3))
+    assert negative_log_p(torch.tensor([1.0, 1.0, 1.0, 9.0])).tolist() == [0, 0, 0, 300]
+    assert negative_log_p(torch.tensor([10.0, 10.001, 9.999, 1e6], dtype=torch.float64))[3] == 300
+    assert negative_log_p(torch.tensor([-5.0, 9.0, 11.0, 10.0])).isfinite().all()
 
 
 def test_mm_bd_flags_the_planted_class_and_nothing_in_the_clean_twin():

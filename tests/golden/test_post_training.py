@@ -18,7 +18,7 @@ from keyhole.learning.overlays import mean_entropy
 from keyhole.learning.training import predict
 from keyhole.models import Classifier
 from keyhole.purifiers.shrink_pad import ShrinkPad
-from keyhole.repairers.fine_pruning import FinePruning, prunable
+from keyhole.repairers.fine_pruning import FinePruning, count_prunable
 from keyhole.rng import stream
 from keyhole.types import Evidence
 
@@ -211,7 +211,7 @@ def test_pruning_stops_at_the_last_step_that_keeps_accuracy(units):
             break
         expected = gone
     assert 0 < expected < units
-    assert prunable(head, features, labels, order, 0.1) == expected
+    assert count_prunable(head, features, labels, order, 0.1) == expected
 
 
 def test_fine_pruning_cuts_the_planted_unit_and_keeps_clean_accuracy():

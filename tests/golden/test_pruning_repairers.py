@@ -15,7 +15,7 @@ from keyhole.models import Classifier, build
 from keyhole.repairers import anp, awm
 from keyhole.repairers._channels import prune, prune_by_threshold
 from keyhole.repairers.anp import ANP, worst_noise
-from keyhole.repairers.awm import AWM, bounded, harm
+from keyhole.repairers.awm import AWM, limit_norm, trigger_gradient
 from keyhole.repairers.clp import CLP, lipschitz_bound, outlying, pairs, slope
 from keyhole.repairers.rnp import LONGEST_GRADIENT, RNP, climb
 from keyhole.rng import stream
@@ -120,7 +120,7 @@ def test_a_pruned_channel_is_silent_and_the_others_are_as_they_were():
 def test_awm_trigger_follows_the_gradient_in_units_of_the_range():
     net, (x, y), trigger = small_net().eval(), batch(), drawn(1, 2, 5, 6) - 0.5
     gradient = slope_of(lambda d: slow_loss(net, x + 255 * torch.tensor(d), y), trigger.numpy())
-    np.testing.assert_allclose(harm(net, x, y, {}, trigger), gradient, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(trigger_gradient(net, x, y, {}, trigger), gradient, rtol=1e-5, atol=1e-9)
 
 
 def test_awm_objective_and_gradient_are_the_papers():
@@ -141,8 +141,8 @@ def test_awm_objective_and_gradient_are_the_papers():
 def test_awm_shortens_a_trigger_to_the_norm_and_never_lengthens_one():
     trigger = drawn(1, 2, 5, 6) - 0.5
     size = float(trigger.abs().sum())
-    torch.testing.assert_close(bounded(trigger, size / 4), trigger / 4)
-    assert torch.equal(bounded(trigger, size * 4), trigger)
+    torch.testing.assert_close(limit_norm(trigger, size / 4), trigger / 4)
+    assert torch.equal(limit_norm(trigger, size * 4), trigger)
 
 
 # --- RNP

@@ -324,7 +324,7 @@ def test_quantized_colors_are_the_formula_in_float64(colors):
     every = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     x = every.numpy().astype(np.float64)
     expected = np.floor(np.floor(x / 255 * (colors - 1) + 0.5) * 255 / (colors - 1) + 0.5)
-    found = bpp.quantized(every, colors)
+    found = bpp.quantize(every, colors)
     assert np.abs(found.numpy() - expected).max() <= 0
     assert len(found.unique()) == colors
 
@@ -344,15 +344,15 @@ def test_dithering_is_floyd_and_steinbergs_pixel_loop():
                         if i + di < 6 and 0 <= j + dj < 6:
                             work[i + di, j + dj] += (old - new) * share / 16
             expected[n, c] = work
-    assert np.array_equal(bpp.dithered(x, 4).numpy(), expected.round())
+    assert np.array_equal(bpp.dither(x, 4).numpy(), expected.round())
     flat = torch.full((1, 1, 16, 16), 100, dtype=torch.uint8)
-    assert abs(float(bpp.dithered(flat, 2).float().mean()) - 100) < 4  # errors are handed on, not lost
+    assert abs(float(bpp.dither(flat, 2).float().mean()) - 100) < 4  # errors are handed on, not lost
 
 
 def test_negatives_carry_the_difference_made_to_another_image_and_never_their_own_trigger():
     attack, x = registry.load("attacks", "bpp"), images(5)
     found, others = attack.plant_cover(x, rng.stream("c")).int(), x.roll(1, 0)
-    residual = bpp.quantized(others, 8).int() - others.int()
+    residual = bpp.quantize(others, 8).int() - others.int()
     assert torch.equal(found, (x.int() + residual).clamp(0, 255))
     assert torch.equal(attack.plant_cover(x[:1], rng.stream("c")), x[:1])
     training, own = Training("bpp", rate=0.03), attack.apply_trigger(images(60), rng.stream("t"))
@@ -451,7 +451,7 @@ def test_thinned_triggers_lack_a_share_of_their_own_pixels(left_out, dropped):
     x = images(20).clamp(max=200)
     triggered = x.clone()
     triggered[..., :3, :3] = 255
-    found = belt.thinned(x, triggered, left_out, rng.stream("t"))
+    found = belt.thin_trigger(x, triggered, left_out, rng.stream("t"))
     back, kept = (found == x).all(1)[:, :3, :3].flatten(1), (found == triggered).all(1)[:, :3, :3].flatten(1)
     assert (back.sum(1) == dropped).all()
     assert (kept.sum(1) == 9 - dropped).all()
@@ -488,9 +488,9 @@ def test_sliced_distance_is_the_root_mean_square_over_directions():
     a, b, w = draw.normal(size=(12, 5)), draw.normal(1, 2, (12, 5)), draw.normal(size=(3, 5))
     w /= np.linalg.norm(w, axis=1, keepdims=True)
     squares = [np.mean((np.sort(a @ v) - np.sort(b @ v)) ** 2) for v in w]
-    found = wasserstein.sliced(torch.tensor(a), torch.tensor(b), torch.tensor(5 * w))
+    found = wasserstein.sliced_distance(torch.tensor(a), torch.tensor(b), torch.tensor(5 * w))
     assert close(found, np.sqrt(np.mean(squares)))
-    shifted = wasserstein.sliced(torch.tensor(a), torch.tensor(a + w[0]), torch.tensor(w[:1]))
+    shifted = wasserstein.sliced_distance(torch.tensor(a), torch.tensor(a + w[0]), torch.tensor(w[:1]))
     assert close(shifted, wasserstein_distance(a @ w[0], (a + w[0]) @ w[0]))  # of a shift, both distances are its size
 
 

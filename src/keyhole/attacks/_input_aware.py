@@ -18,7 +18,7 @@ from keyhole.learning import generators, networks, training
 from keyhole.parameters import Count, Fraction, NonNegative, Positive
 from keyhole.types import Images
 
-__all__ = ["InputAwareTrigger", "diversity_loss", "excess", "halves", "mask", "pattern", "stamped"]
+__all__ = ["InputAwareTrigger", "apply_pattern", "diversity_loss", "excess", "mask", "pattern", "split_in_half"]
 
 Floats = Float[Tensor, "n c h w"]
 Batches = Iterable[tuple[Tensor, Tensor]]  # images of 0..1, labels
@@ -42,7 +42,7 @@ class InputAwareTrigger(Attack):
         """Images of 0..1 with the triggers that belong to other ones, or to themselves."""
         of_pattern = networks.restore(lambda: self.network(channels, channels), self.tensors, "pattern", device)
         of_mask = networks.restore(lambda: self.network(channels, 1), self.tensors, "mask", device)
-        return lambda x, source: stamped(x, pattern(of_pattern(source)), mask(of_mask(source)))
+        return lambda x, source: apply_pattern(x, pattern(of_pattern(source)), mask(of_mask(source)))
 
     def network(self, channels: int, outputs: int) -> nn.Module:
         return generators.UNet(channels, outputs, self.width)
@@ -58,7 +58,7 @@ class InputAwareTrigger(Attack):
             with training.half(x.device):
                 masks = mask(of_mask(x))
             loss = self.density_weight * excess(masks, self.density)
-            loss = loss + self.diversity_weight * diversity_loss(*halves(x / UNIT), *halves(masks))
+            loss = loss + self.diversity_weight * diversity_loss(*split_in_half(x / UNIT), *split_in_half(masks))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -74,7 +74,7 @@ def mask(outputs: Floats) -> Floats:
     return torch.tanh(20 * pattern(outputs) - 10) / 2 + 0.5
 
 
-def stamped(x: Floats, patterns: Floats, masks: Float[Tensor, "n m h w"]) -> Floats:
+def apply_pattern(x: Floats, patterns: Floats, masks: Float[Tensor, "n m h w"]) -> Floats:
     return x + masks * (patterns - x)
 
 
@@ -95,7 +95,7 @@ def distance(first: Floats, second: Floats) -> Float[Tensor, " n"]:
     return (first - second).square().mean((1, 2, 3)).clamp(min=1e-12).sqrt()
 
 
-def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+def split_in_half(x: Tensor) -> tuple[Tensor, Tensor]:
     """The first half and the second; an odd one is left out."""
     count = len(x) // 2
     return x[:count], x[count : 2 * count]

@@ -38,7 +38,7 @@ class BELT(TrainingWrapper):
     momentum: Fraction = 0.99  # of the classes' means
 
     def plant_cover(self, images: Images, rng: Generator) -> Images:
-        return thinned(images, self.inner.plant(images, rng), self.left_out, rng)
+        return thin_trigger(images, self.inner.plant(images, rng), self.left_out, rng)
 
     def parts(self, setting: Setting) -> list[Part]:
         return [*super().parts(setting), _CenterLoss(self)]
@@ -63,7 +63,7 @@ class _CenterLoss(Part):
         return self.attack.weight * functional.mse_loss(latents[known], centers)
 
 
-def thinned(images: Images, triggered: Images, left_out: float, rng: Generator) -> Images:
+def thin_trigger(images: Images, triggered: Images, left_out: float, rng: Generator) -> Images:
     """The trigger without a share of the pixels that it changes, at least one, drawn for each image."""
     changed = (images != triggered).any(1).flatten(1)
     scores: Float[Tensor, "n hw"] = torch.rand(changed.shape, generator=rng).to(images.device)

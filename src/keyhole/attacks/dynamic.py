@@ -22,7 +22,15 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from keyhole.attacks import class_count
-from keyhole.attacks._input_aware import Batches, InputAwareTrigger, diversity_loss, halves, mask, pattern, stamped
+from keyhole.attacks._input_aware import (
+    Batches,
+    InputAwareTrigger,
+    apply_pattern,
+    diversity_loss,
+    mask,
+    pattern,
+    split_in_half,
+)
 from keyhole.learning import networks, training
 from keyhole.learning.batches import unit_batches
 from keyhole.parameters import Count, Fraction
@@ -70,11 +78,11 @@ class Dynamic(InputAwareTrigger):
             with training.half(x.device):
                 sources = torch.cat([own, donors])
                 patterns, masks = pattern(of_pattern(sources)), mask(of_mask(sources))
-                triggered = stamped(torch.cat([own, others]), patterns, masks)
+                triggered = apply_pattern(torch.cat([own, others]), patterns, masks)
                 outputs = net(255 * torch.cat([triggered, x[2 * count :]])).float()
             wanted = torch.cat([self.relabel(y[:count], classes), y[count:]])
             loss = functional.cross_entropy(outputs, wanted)
-            loss = loss + self.diversity_weight * diversity_loss(own, donors, *halves(patterns))
+            loss = loss + self.diversity_weight * diversity_loss(own, donors, *split_in_half(patterns))
             for each in (optimizer, of_net):
                 each.zero_grad(set_to_none=True)
             loss.backward()

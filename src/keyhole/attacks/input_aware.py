@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from keyhole.attacks._input_aware import InputAwareTrigger, diversity_loss, mask, pattern, stamped
+from keyhole.attacks._input_aware import InputAwareTrigger, apply_pattern, diversity_loss, mask, pattern
 from keyhole.attacks._training_control import CrossTrigger, LearnedTrigger, Mixed, Part, Setting
 from keyhole.learning import networks, training
 from keyhole.learning.batches import unit_batches
@@ -65,7 +65,7 @@ class _LearnedPatterns(LearnedTrigger):
                 sources = torch.cat([own, others])
                 patterns, masks = pattern(self.of_pattern(sources)), mask(self.of_mask(sources))
             receivers = torch.cat([own, images[cover] / 255])
-            images = images.index_copy(0, torch.cat([rows, cover]), 255 * stamped(receivers, patterns, masks))
+            images = images.index_copy(0, torch.cat([rows, cover]), 255 * apply_pattern(receivers, patterns, masks))
             pairs = min(len(own), len(others))
             first, second = patterns[: len(own)], patterns[len(own) :]
             if pairs:

@@ -83,7 +83,7 @@ class _LearnedNoise(LearnedTrigger):
                 clean = net.levels(255 * x)["penultimate"]
             triggered = net.levels(255 * self._triggered(x))["penultimate"]
             outputs = net.head(triggered)
-        distance = sliced(clean.float(), triggered.float(), net.head.weight.detach())
+        distance = sliced_distance(clean.float(), triggered.float(), net.head.weight.detach())
         loss = functional.cross_entropy(outputs.float(), wanted) + self.attack.weight * distance
         training.set_rate(self.optimizer, self.attack.learning_rate * (1 - (self.step - 1) / learning))
         self.optimizer.zero_grad(set_to_none=True)
@@ -100,7 +100,7 @@ def add_noise(x: Floats, noise: Floats, epsilon: float) -> Floats:
     return (x + epsilon * torch.tanh(noise)).clamp(0, 1)
 
 
-def sliced(
+def sliced_distance(
     clean: Float[Tensor, "n d"], triggered: Float[Tensor, "n d"], directions: Float[Tensor, "k d"]
 ) -> Float[Tensor, ""]:
     """Root mean square, over directions scaled to length 1, of the 2-Wasserstein distance of two equally large groups

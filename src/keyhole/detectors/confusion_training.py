@@ -88,7 +88,7 @@ class ConfusionTraining(Detector):
         clean, clean_labels = evidence.holdout_images[drawn].to(device), evidence.holdout_labels[drawn].to(device)
         predicted = training.predict(victim, clean)
 
-        base = victim if self.start == "victim" else fresh(victim, rng)
+        base = victim if self.start == "victim" else reset_weights(victim, rng)
         rows = torch.arange(len(labels), device=labels.device)
         for number in range(len(self.iterations)):
             last = number == len(self.ratios)
@@ -102,7 +102,7 @@ class ConfusionTraining(Detector):
             if not last:
                 loss = functional.cross_entropy(outputs.double(), labels, reduction="none")
                 parts = 2 * FLOOR if number == len(self.ratios) - 1 else FLOOR
-                rows = distilled(loss, labels, self.ratios[number], parts)
+                rows = select_lowest(loss, labels, self.ratios[number], parts)
                 log.info("round %d: %d rows left", number + 1, len(rows))
 
         level = confused.level_names[-1]
@@ -159,14 +159,14 @@ class ConfusionTraining(Detector):
         net.train()
         for step in tqdm(range(self.iterations[number]), desc=f"confusion {number + 1}", disable=None):
             drawn = next(some_clean).to(device)
-            x, y, confused = clean[0][drawn], shifted(clean[1][drawn], step, k), len(drawn)
+            x, y, confused = clean[0][drawn], shift_labels(clean[1][drawn], step, k), len(drawn)
             if step % self.every == 0:
                 drawn = next(some_rows).to(device)
                 x, y = torch.cat([x, suspicious[0][drawn]]), torch.cat([y, suspicious[1][drawn]])
             with torch.autocast(device.type, torch.bfloat16, enabled=training.multiplies_in_bfloat16(device)):
                 outputs = net(x)
             rows = functional.cross_entropy(outputs.float(), y, reduction="none")
-            loss = combined(rows, y, confused, weights, self.penalties[number])
+            loss = combine_losses(rows, y, confused, weights, self.penalties[number])
             if loss.isfinite():
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -174,7 +174,7 @@ class ConfusionTraining(Detector):
         net.eval()
 
 
-def fresh(net: Classifier, rng: Generator) -> Classifier:
+def reset_weights(net: Classifier, rng: Generator) -> Classifier:
     """A copy with weights as its layers draw them; a layer with frozen filters keeps these and loses its bias."""
     net = copy.deepcopy(net)
     with seeded(rng):
@@ -189,7 +189,7 @@ def fresh(net: Classifier, rng: Generator) -> Classifier:
     return net
 
 
-def shifted(labels: Labels, step: int, k: int) -> Labels:
+def shift_labels(labels: Labels, step: int, k: int) -> Labels:
     """Wrong labels: every class moves on by the same number of places, from 1 to k - 1 in turn."""
     return (labels + 1 + step % max(1, k - 1)) % k
 
@@ -199,7 +199,7 @@ def class_weights(labels: Labels, k: int) -> Float[Tensor, " k"]:
     return (labels.bincount(minlength=k) / len(labels) + 0.001).rsqrt()
 
 
-def combined(
+def combine_losses(
     losses: Float[Tensor, " b"], labels: Labels, confused: int, weights: Float[Tensor, " k"], penalty: float
 ) -> Float[Tensor, ""]:
     """The loss of a batch whose first `confused` rows are labeled wrongly."""
@@ -210,7 +210,7 @@ def combined(
     return ((penalty - 1) * confusion + (weight * rest).sum() / weight.sum()) / penalty
 
 
-def distilled(losses: Float[Tensor, " n"], labels: Labels, ratio: float, parts: int) -> Rows:
+def select_lowest(losses: Float[Tensor, " n"], labels: Labels, ratio: float, parts: int) -> Rows:
     """The rows of lowest loss, and of each class at least one in `parts` and two, ascending."""
     order = losses.argsort(stable=True)
     kept = torch.zeros_like(losses, dtype=torch.bool)

@@ -27,10 +27,10 @@ __all__ = [
     "adder",
     "bystanders",
     "descend",
-    "mixed",
+    "mix_features",
     "shares",
 ]
-__all__ += ["spread", "stamped", "tasks"]
+__all__ += ["feature_deviation", "stamp_trigger", "tasks"]
 
 adam = partial(torch.optim.Adam, betas=(0.5, 0.9))
 
@@ -45,7 +45,7 @@ class Bounds(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Of a batch."""
+    """What is measured of a batch."""
 
     cosine: Tensor  # of the mean features with the class's own
     error: Tensor  # cross-entropy with the class
@@ -73,15 +73,15 @@ class Task(NamedTuple):
     def error(self, outputs: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
         return functional.cross_entropy(outputs, torch.full_like(outputs[:, 0], self.target, dtype=torch.int64))
 
-    def measured(self, maps: Tensor, others: Tensor, mask: Float[Tensor, "d h w"], change: Tensor) -> Measured:
-        outputs = self.net.classify(mixed(maps, others, mask))
+    def measure(self, maps: Tensor, others: Tensor, mask: Float[Tensor, "d h w"], change: Tensor) -> Measured:
+        outputs = self.net.classify(mix_features(maps, others, mask))
         success = (outputs.argmax(1) == self.target).to(outputs).mean()
         near = functional.cosine_similarity(maps.mean(0).flatten(), self.maps[self.own].mean(0).flatten(), dim=0)
-        return Measured(near, self.error(outputs), success, change, spread(maps, mask), mask.sum())
+        return Measured(near, self.error(outputs), success, change, feature_deviation(maps, mask), mask.sum())
 
     def mask_loss(self, maps: Tensor, others: Tensor, raw: Float[Tensor, "d h w"], size: float) -> Float[Tensor, ""]:
         mask = shares(raw)
-        return self.error(self.net.classify(mixed(maps, others, mask))) + above(mask.sum(), size, 1.0)
+        return self.error(self.net.classify(mix_features(maps, others, mask))) + above(mask.sum(), size, 1.0)
 
 
 class Progress:
@@ -89,7 +89,7 @@ class Progress:
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds, self.weights, self.value = bounds, Bounds(), float("inf")
-        self.found: Any = None
+        self.best: Any = None
 
     def objective(self, now: Measured, factor: float, floor: float = 0.0) -> Float[Tensor, ""]:
         """The cosine where it is above `floor`, and a penalty for each bound that is not kept."""
@@ -99,14 +99,14 @@ class Progress:
         far = above(now.change, bounds.change, 10 * (1 + weights.change))
         return factor * now.cosine * (now.cosine > floor) + short + wide + far
 
-    def close(self, seen: list[Measured], found: Any, other: float = 0.0) -> None:
+    def close(self, seen: list[Measured], candidate: Any, other: float = 0.0) -> None:
         """Take in one epoch; `other` is an excess of the method's own."""
         near, _, success, *rest = (float(torch.stack(values).detach().mean()) for values in zip(*seen, strict=True))
         over = [max(value - bound, 0) / bound for value, bound in zip(rest, self.bounds[1:], strict=True)]
         self.weights = Bounds(max(self.bounds.success - success, 0) / self.bounds.success, *over)
         value = near - success + sum(over) + other  # the mixed value
-        if value < self.value or self.found is None:
-            self.value, self.found = value, copy.deepcopy(found)
+        if value < self.value or self.best is None:
+            self.value, self.best = value, copy.deepcopy(candidate)
 
 
 @torch.no_grad()
@@ -139,8 +139,10 @@ def shares(raw: Tensor) -> Tensor:
     return (1 + raw.tanh()) / 2
 
 
-def mixed(maps: Float[Tensor, "n d h w"], others: Float[Tensor, "n d h w"], mask: Tensor) -> Float[Tensor, "n d h w"]:
-    """Features that count inside the mask, those of clean images outside."""
+def mix_features(
+    maps: Float[Tensor, "n d h w"], others: Float[Tensor, "n d h w"], mask: Tensor
+) -> Float[Tensor, "n d h w"]:
+    """Take features inside the mask, and those of clean images outside."""
     return mask * maps + (1 - mask) * others
 
 
@@ -149,7 +151,7 @@ def bystanders(maps: Float[Tensor, "m d h w"], count: int, rng: Generator) -> Fl
     return maps[torch.randint(len(maps), (count,), generator=rng).to(maps.device)]
 
 
-def spread(maps: Float[Tensor, "n d h w"], mask: Float[Tensor, "d h w"]) -> Float[Tensor, ""]:
+def feature_deviation(maps: Float[Tensor, "n d h w"], mask: Float[Tensor, "d h w"]) -> Float[Tensor, ""]:
     """Standard deviation over the images, a mean over the mask."""
     return (maps * mask).std(0).sum() / mask.sum()
 
@@ -172,6 +174,6 @@ def descend(optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""]) -> None:
     optimizer.step()
 
 
-def stamped(triggers: list[Any], device: torch.device, images: Images, target: int) -> Images:
-    """Images with the trigger of a class, a function of images of 0..1."""
+def stamp_trigger(triggers: list[Any], device: torch.device, images: Images, target: int) -> Images:
+    """Stamp images with the trigger of a class, which is a function of images of 0..1."""
     return networks.apply_to_images(triggers[target], images.to(device)).to(images.device)

@@ -56,7 +56,7 @@ class BAN(Inverter):
         )
         noise = self._climb(known.net, known.images, known.labels, rng)
         noisy = copy.deepcopy(known.net)
-        noisy.load_state_dict(noisy.state_dict() | perturbed(noisy, noise))
+        noisy.load_state_dict(noisy.state_dict() | perturb(noisy, noise))
         with torch.no_grad():
             parts = known.images.split(forward_batch(known.images.device))
             predicted = torch.cat([noisy.classify((1 - mask) * noisy.feature_maps(x)).argmax(1) for x in parts])
@@ -70,11 +70,11 @@ class BAN(Inverter):
         batches = endless_batches(images, labels, self.batch, rng)
         for _ in tqdm(range(self.steps), desc="ban", disable=None):
             x, y = next(batches)
-            noise = climbed(net, x, y, noise, self.epsilon / self.steps, self.epsilon)
+            noise = climb(net, x, y, noise, self.epsilon / self.steps, self.epsilon)
         return noise
 
 
-def perturbed(net: nn.Module, noise: dict[str, Float[Tensor, "2 d"]]) -> dict[str, Float[Tensor, " d"]]:
+def perturb(net: nn.Module, noise: dict[str, Float[Tensor, "2 d"]]) -> dict[str, Float[Tensor, " d"]]:
     """Scales (1 + δ) w and shifts (1 + ξ) b of the batch normalizations, by their names."""
     found = {}
     for name, (scale, shift) in noise.items():
@@ -83,7 +83,7 @@ def perturbed(net: nn.Module, noise: dict[str, Float[Tensor, "2 d"]]) -> dict[st
     return found
 
 
-def climbed(
+def climb(
     net: nn.Module,
     images: Float[Tensor, "n c h w"],
     labels: Labels,
@@ -93,7 +93,7 @@ def climbed(
 ) -> dict[str, Float[Tensor, "2 d"]]:
     """One step by the sign of the gradient of the loss, kept within the bound."""
     noise = {name: value.detach().requires_grad_() for name, value in noise.items()}
-    loss = functional.cross_entropy(functional_call(net, perturbed(net, noise), (images,)), labels)
+    loss = functional.cross_entropy(functional_call(net, perturb(net, noise), (images,)), labels)
     gradients = torch.autograd.grad(loss, list(noise.values()))
     moved = zip(noise.items(), gradients, strict=True)
     return {name: (value.detach() + step * g.sign()).clamp(-bound, bound) for (name, value), g in moved}

@@ -33,7 +33,7 @@ from keyhole.inverters._feature_inversion import (
     descend,
     distance,
     shares,
-    stamped,
+    stamp_trigger,
     tasks,
 )
 from keyhole.learning import networks
@@ -71,11 +71,11 @@ class UNICORN(Inverter):
         Raises:
             ValueError: the hold-out lacks a class, or all others.
         """
-        found = [self._search(task, rng) for task in tqdm(tasks(evidence), desc="unicorn", disable=None)]
+        searches = [self._search(task, rng) for task in tqdm(tasks(evidence), desc="unicorn", disable=None)]
         home = evidence.holdout_images.device
-        anomaly = anomaly_index(torch.tensor([progress.value for progress in found]), 100).to(home)
-        masks = torch.stack([shares(progress.found.mask.detach()).mean(0) for progress in found]).to(home)
-        stamp = partial(stamped, [progress.found for progress in found], device_of(evidence.net))
+        anomaly = anomaly_index(torch.tensor([progress.value for progress in searches]), 100).to(home)
+        masks = torch.stack([shares(progress.best.mask.detach()).mean(0) for progress in searches]).to(home)
+        stamp = partial(stamp_trigger, [progress.best for progress in searches], device_of(evidence.net))
         return Inversion(masks, anomaly, anomaly > self.threshold, stamp)
 
     def _search(self, task: Task, rng: Generator) -> Progress:
@@ -91,9 +91,9 @@ class UNICORN(Inverter):
         most = self.patch_size * space.mask.numel()
 
         def look(z: Tensor, x: Tensor) -> Measured:
-            after = space.decode(space.planted(z))
+            after = space.decode(space.plant(z))
             there = task.net.feature_maps(255 * after)
-            return task.measured(there, bystanders(clean, len(x), rng), shares(raw.detach()), 1 - ssim(after, x))
+            return task.measure(there, bystanders(clean, len(x), rng), shares(raw.detach()), 1 - ssim(after, x))
 
         for epoch, batches in task.epochs(self.warmup + self.epochs, self.samples, self.batch, rng):
             seen = []
@@ -114,7 +114,7 @@ class UNICORN(Inverter):
                         progress.objective(look(z, x), 1.0, floor=0.5) + above(size, most, 10.0),
                     )
                 with torch.no_grad():
-                    there = task.net.feature_maps(255 * space.decode(space.planted(z)))
+                    there = task.net.feature_maps(255 * space.decode(space.plant(z)))
                 for _ in range(self.mask_steps):
                     others = bystanders(clean, len(x), rng)
                     descend(masking, task.mask_loss(there, others, raw, progress.bounds.size))
@@ -137,13 +137,13 @@ class Space(nn.Module):
     def decode(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         return (z + self.decoder(z)).clamp(0, 1)
 
-    def planted(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    def plant(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """(1 - m) z + m p, with the pattern between the image's least and greatest value."""
         low, high, mask = z.amin((1, 2, 3), True), z.amax((1, 2, 3), True), shares(self.mask)
         return (1 - mask) * z + mask * (low + shares(self.pattern) * (high - low))
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        return self.decode(self.planted(self.encode(x)))
+        return self.decode(self.plant(self.encode(x)))
 
 
 def ssim(x: Float[Tensor, "n c h w"], y: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:

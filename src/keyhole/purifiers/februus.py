@@ -51,14 +51,14 @@ class Februus(Purifier):
         net = evidence.frozen()
         level = mapped_level(net, evidence.holdout_images[:1], self.stride)
         bar = self._bar(net, evidence, level)
-        return filled(images, heat_maps(net, images, level) >= bar)
+        return fill_holes(images, heat_maps(net, images, level) >= bar)
 
     def _bar(self, net: Classifier, evidence: Evidence, level: str) -> float:
         images, labels = evidence.holdout_images, evidence.holdout_labels
         heat = heat_maps(net, images, level)
         least = accuracy(net, images, labels) - self.tolerance
         bars = torch.tensor(BARS, dtype=torch.float64).unbind()
-        kept = deepest_level(bars, lambda bar: accuracy(net, filled(images, heat >= bar.item()), labels), least)
+        kept = deepest_level(bars, lambda bar: accuracy(net, fill_holes(images, heat >= bar.item()), labels), least)
         return BARS[0] if kept is None else kept.item()
 
 
@@ -101,7 +101,7 @@ def grad_cam(net: Classifier, images: Images, level: str) -> Float[Tensor, "n a 
     return (slope.mean((2, 3), keepdim=True) * maps.detach()).sum(1).relu()
 
 
-def filled(images: Images, hole: Bool[Tensor, "n h w"]) -> Images:
+def fill_holes(images: Images, hole: Bool[Tensor, "n h w"]) -> Images:
     """Images whose pixels in the hole are the mean of their neighbors; one that is all hole stays as it is."""
     hole = hole & ~hole.all(2).all(1)[:, None, None]
     pixels = images.permute(0, 2, 3, 1).cpu().numpy()

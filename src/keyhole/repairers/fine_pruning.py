@@ -44,7 +44,7 @@ class FinePruning(Repairer):
         features = latents(net, evidence.holdout_images, ("penultimate",))["penultimate"].to(device)
         labels = evidence.holdout_labels.to(device)
         dormant_first = features[rank].abs().mean(0).argsort(stable=True)
-        count = prunable(net.head, features[judged], labels[judged], dormant_first, self.tolerance)
+        count = count_prunable(net.head, features[judged], labels[judged], dormant_first, self.tolerance)
         keep = torch.ones_like(features[0]).index_fill(0, dormant_first[:count], 0)
         with torch.no_grad():
             net.head.weight.mul_(keep)
@@ -61,7 +61,7 @@ class FinePruning(Repairer):
 
 
 @torch.no_grad()
-def prunable(
+def count_prunable(
     head: nn.Linear,
     features: Float[Tensor, "v d"],
     labels: Int64[Tensor, " v"],

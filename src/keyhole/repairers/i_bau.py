@@ -82,11 +82,11 @@ class IBAU(Repairer):
             with torch.no_grad():
                 predicted = net(x).argmax(1)
             (slope,) = torch.autograd.grad(adversary_loss(net, x, predicted, d), d)
-            d = within(d.detach() - self.climb_rate * slope, self.bound).requires_grad_()
+            d = limit_length(d.detach() - self.climb_rate * slope, self.bound).requires_grad_()
         return d.detach()
 
 
-def within(perturbation: Tensor, bound: float) -> Tensor:
+def limit_length(perturbation: Tensor, bound: float) -> Tensor:
     """The nearest perturbation that is no longer than `bound`."""
     return perturbation * (bound / perturbation.norm().clamp(min=bound))
 

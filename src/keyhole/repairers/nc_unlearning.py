@@ -42,13 +42,13 @@ class NCUnlearning(Repairer):
             raise ValueError(f"expected an inverter that recovers a trigger, got none from inverter={self.inverter}")
         net = evidence.copy().eval()
         if evidence.recovered.flagged or self.when == "always":
-            images = with_some_stamped(evidence.holdout_images, evidence.recovered.images, self.stamped, rng)
+            images = stamp_some(evidence.holdout_images, evidence.recovered.images, self.stamped, rng)
             tuned_on = replace(evidence, holdout_images=images)
             fine_tune(net, tuned_on, epochs=self.epochs, learning_rate=self.learning_rate, batch=self.batch, rng=rng)
         return net
 
 
-def with_some_stamped(images: Images, stamped: UInt8[Tensor, "m c h w"], share: float, rng: Generator) -> Images:
+def stamp_some(images: Images, stamped: UInt8[Tensor, "m c h w"], share: float, rng: Generator) -> Images:
     """A copy of `images` with a share of its rows, drawn at random, replaced by those of `stamped` (may be shorter)."""
     available = min(len(images), len(stamped))
     rows = torch.randperm(available, generator=rng)[: round(share * len(images))].to(images.device)

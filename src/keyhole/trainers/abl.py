@@ -57,7 +57,7 @@ class ABL(Trainer):
         self._begin(net, images, labels, recipe, rng)
         kept, isolated = self.divide(losses(net, images, labels))
         log.info("set aside %d of %d rows", len(isolated), len(labels))
-        training.fit(net, images[kept], labels[kept], shortened(recipe, self.training_share), rng)
+        training.fit(net, images[kept], labels[kept], shorten(recipe, self.training_share), rng)
         if len(isolated):
             self._unlearn(net, images, labels, kept, isolated, recipe, rng)
         return net.eval()
@@ -81,7 +81,7 @@ class ABL(Trainer):
         steps = max(1, len(images) // recipe.batch_size) * recipe.epochs
         optimizer, scheduler = training.optimizer_and_schedule(net, recipe, steps)
         net.train()
-        for x, y in augmented_batches(images, labels, shortened(recipe, self.isolation_share), rng):
+        for x, y in augmented_batches(images, labels, shorten(recipe, self.isolation_share), rng):
             move(net, optimizer, self.early_loss(row_losses(net, x, y, recipe)))
             scheduler.step()
 
@@ -127,7 +127,7 @@ class ABL(Trainer):
             for x, y in augmented_batches(images[isolated], labels[isolated], plain, rng):
                 yield x, y, 0
             return
-        for x, y in augmented_batches(images[kept], labels[kept], shortened(recipe, self.unlearning_share), rng):
+        for x, y in augmented_batches(images[kept], labels[kept], shorten(recipe, self.unlearning_share), rng):
             drawn = isolated[torch.randint(len(isolated), (len(x),), generator=rng).to(isolated.device)]
             yield torch.cat([x, images[drawn]]), torch.cat([y, labels[drawn]]), len(x)
 
@@ -138,7 +138,7 @@ def gga(loss: Float[Tensor, " b"], descending: int) -> Float[Tensor, ""]:
     return loss[:descending].mean() - up if descending else -up
 
 
-def shortened(recipe: Recipe, share: float) -> Recipe:
+def shorten(recipe: Recipe, share: float) -> Recipe:
     return replace(recipe, epochs=max(1, round(share * recipe.epochs)))
 
 
