@@ -4,21 +4,27 @@ Letters: n rows, r and v some of them, p poisoned rows, k classes, m hold-out im
 Images are uint8 NCHW, 0..255; only a model turns them into floats.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
+if TYPE_CHECKING:
+    from keyhole.models import Classifier
+else:  # models import this module; their tests' stand-ins are plain modules
+    Classifier = nn.Module
+
 Images = UInt8[Tensor, "n c h w"]
 Labels = Int64[Tensor, " n"]
 Rows = Int64[Tensor, " r"]
-Cover = Int64[Tensor, " v"]  # rows again, of another number
+Cover = Int64[Tensor, " v"]  # the rows of cover, beside `Rows` of payload
 Mask = Bool[Tensor, " n"]
 
 # What a defense may be given beyond the data every defender has; printed in every table.
-Told = Literal["holdout", "poison_rate", "target_class", "payload", "trigger_family", "augmentations"]
+Told = Literal["holdout", "poison_rate", "target_class", "payload"]
 
 
 @dataclass(frozen=True)
@@ -51,13 +57,31 @@ class Recovered:
 class Evidence:
     """Everything a defender may look at; never the truth, never the test set."""
 
-    net: nn.Module
+    net: Classifier
     images: Images  # the training set as received
     labels: Labels
     latents: dict[str, Float[Tensor, "n d"]]  # level name -> activations, eval mode, no augmentation
     holdout_images: UInt8[Tensor, "m c h w"]  # the defender's clean images, disjoint from train and test
     holdout_labels: Int64[Tensor, " m"]
     recovered: Recovered | None = None  # for a method that follows an inverter
+
+    def frozen(self) -> Classifier:
+        """Return a copy of the network in eval mode, without gradients."""
+        return self.copy().eval().requires_grad_(False)
+
+    def copy(self) -> Classifier:
+        """Return a copy of the network that may be trained."""
+        return copy.deepcopy(self.net)
+
+    def require_holdout(self, images: int = 1) -> None:
+        """Stop a method that cannot work with fewer clean images.
+
+        Raises:
+            ValueError: the hold-out is smaller.
+        """
+        if (count := len(self.holdout_images)) < images:
+            wanted = f"at least {images} hold-out images" if images > 1 else "hold-out images"
+            raise ValueError(f"expected {wanted} (config key `holdout`), got {count}")
 
 
 @dataclass(frozen=True)

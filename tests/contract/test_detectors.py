@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from keyhole import rng
+from keyhole.models import Classifier
 from keyhole.planning import registry
 from keyhole.types import Evidence
 
@@ -23,22 +24,23 @@ UNCENTERED = NO_LATENTS | {"feature_norm"}
 FROM_CLEAN = {"knn_to_clean", "mahalanobis", "subspace_reconstruction"}
 
 
-class Flat(nn.Module):
+class Pixels(nn.Module):
+    """Pixels of 0..255."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1).round()
+
+
+class Flat(Classifier):
     """A network whose latents are its pixels."""
 
-    level_names = ("penultimate",)
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
+    def __init__(self, pixels: int) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.head = nn.Linear(channels, CLASSES)
-
-    def levels(self, images: Tensor) -> dict[str, Tensor]:
-        return {"penultimate": images.flatten(1).float()}
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(images.flatten(1).float())
+            head = nn.Linear(pixels, CLASSES)
+        super().__init__({"penultimate": Pixels()}, head, 1)
+        self.mean.zero_()
+        self.std.fill_(1 / 255)
 
 
 def blobs(seed: int, displacement: float) -> tuple[Evidence, Tensor]:

@@ -9,11 +9,12 @@ from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
+from tests.golden.planted import lookup_net, numbered_images
 from torch import Tensor, nn
 
 from keyhole import rng
 from keyhole.detectors import frequency, knn_to_clean, mahalanobis
-from keyhole.detectors._latents import halves
+from keyhole.detectors._clean_distance import halve_classes
 from keyhole.detectors.feature_norm import FeatureNorm
 from keyhole.detectors.frequency import Frequency
 from keyhole.detectors.knn_to_clean import KNNToClean
@@ -27,30 +28,12 @@ WITH_HOLDOUT = (KNNToClean, Mahalanobis, SubspaceReconstruction)
 WITH_BUDGET = (LowestLoss, MaxSoftmax, FeatureNorm)
 
 
-class Lookup(nn.Module):
-    """A network whose image number i has row i of a table as latents, and its first columns as logits."""
-
-    level_names = ("penultimate",)
-
-    def __init__(self, table: Tensor) -> None:
-        super().__init__()
-        self.table = nn.Parameter(table)
-
-    def levels(self, images: Tensor) -> dict[str, Tensor]:
-        pair = images.flatten(1).long()
-        return {"penultimate": self.table[256 * pair[:, 0] + pair[:, 1]]}
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.levels(images)["penultimate"][:, :5]
-
-
 def evidence_of(x: np.ndarray, labels: np.ndarray, clean: np.ndarray, clean_labels: np.ndarray) -> Evidence:
     """Training rows come first in the network's table."""
-    i = torch.arange(len(x) + len(clean))
-    images = torch.stack([i // 256, i % 256], dim=1).to(torch.uint8).view(-1, 1, 1, 2)
+    images = numbered_images(0, len(x) + len(clean))
     latents = torch.from_numpy(np.concatenate([x, clean])).float()
     return Evidence(
-        Lookup(latents),
+        lookup_net(latents),
         images[: len(x)],
         torch.from_numpy(labels),
         {"penultimate": latents[: len(x)]},
@@ -90,13 +73,13 @@ def split(labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def test_halves_of_every_class():
     labels = torch.tensor([3, 0, 0, 3, 0, 7, 0, 0])
-    first, second = halves(labels, rng.stream("halves"))
+    first, second = halve_classes(labels, rng.stream("halves"))
     assert sorted(torch.cat([first, second]).tolist()) == list(range(8))
     assert labels[first].bincount(minlength=8).tolist() == [3, 0, 0, 1, 0, 0, 0, 1]
     assert labels[second].bincount(minlength=8).tolist() == [2, 0, 0, 1, 0, 0, 0, 0]
     expected = split(labels.numpy(), "halves")
     assert (set(first.tolist()), set(second.tolist())) == tuple(set(part.tolist()) for part in expected)
-    for part in halves(labels[:0], rng.stream("none")):
+    for part in halve_classes(labels[:0], rng.stream("none")):
         assert len(part) == 0
 
 

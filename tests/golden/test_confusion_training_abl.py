@@ -29,7 +29,7 @@ K, SIDE, TARGET = 4, 12, 0
 
 def test_wrong_labels_are_never_the_prediction_and_visit_every_other_class_equally():
     predicted = torch.arange(7).repeat(3)
-    wrong = torch.stack([ct.shifted(predicted, step, 7) for step in range(60)])
+    wrong = torch.stack([ct.shift_labels(predicted, step, 7) for step in range(60)])
     assert not (wrong == predicted).any()
     assert wrong.min() == 0
     assert wrong.max() == 6
@@ -49,8 +49,9 @@ def test_loss_of_a_mixed_batch_is_that_of_the_paper():
     inspection = sum(weights[labels[i]] * losses[i] for i in range(6, 11)) / sum(weights[labels[6:]])
     expected = ((penalty - 1) * confusion + inspection) / penalty
     t = torch.from_numpy
-    assert ct.combined(t(losses), t(labels), 6, t(weights), penalty).item() == pytest.approx(expected, rel=1e-12)
-    assert ct.combined(t(losses), t(labels), 11, t(weights), penalty).item() == pytest.approx(losses.mean(), rel=1e-12)
+    assert ct.combine_losses(t(losses), t(labels), 6, t(weights), penalty).item() == pytest.approx(expected, rel=1e-12)
+    all_confused = ct.combine_losses(t(losses), t(labels), 11, t(weights), penalty).item()
+    assert all_confused == pytest.approx(losses.mean(), rel=1e-12)
 
 
 def gate_by_hand(x: np.ndarray, fitted: np.ndarray) -> float:
@@ -93,9 +94,9 @@ def test_the_class_with_the_highest_ratio_has_the_lower_bar(monkeypatch):
 def test_rows_of_lowest_loss_stay_and_so_does_a_floor_of_every_class():
     labels = torch.tensor([0] * 600 + [1] * 400 + [2] * 3)
     losses = torch.cat([torch.arange(600), 1000 + torch.arange(400), 2000 + torch.arange(3)]).double()
-    kept = ct.distilled(losses, labels, 0.1, 50)
+    kept = ct.select_lowest(losses, labels, 0.1, 50)
     assert kept.tolist() == [*range(100), *range(600, 608), 1000, 1001]
-    assert ct.distilled(losses, labels, 0.1, 100).tolist() == [*range(100), *range(600, 604), 1000, 1001]
+    assert ct.select_lowest(losses, labels, 0.1, 100).tolist() == [*range(100), *range(600, 604), 1000, 1001]
 
 
 def test_fresh_weights_forget_the_victim_but_keep_its_whitening_and_normalization():
@@ -107,7 +108,7 @@ def test_fresh_weights_forget_the_victim_but_keep_its_whitening_and_normalizatio
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.fill_(9.0)
     old = {name: value.clone() for name, value in net.state_dict().items()}
-    again, other = ct.fresh(net, stream("a")).state_dict(), ct.fresh(net, stream("b")).state_dict()
+    again, other = ct.reset_weights(net, stream("a")).state_dict(), ct.reset_weights(net, stream("b")).state_dict()
     for name, value in net.state_dict().items():
         assert torch.equal(value, old[name])
         if name in ("mean", "std", "stages.stem.0.weight"):
@@ -117,7 +118,7 @@ def test_fresh_weights_forget_the_victim_but_keep_its_whitening_and_normalizatio
         elif value.ndim > 1:
             assert not torch.equal(again[name], value)
             assert not torch.equal(again[name], other[name])
-            assert torch.equal(again[name], ct.fresh(net, stream("a")).state_dict()[name])
+            assert torch.equal(again[name], ct.reset_weights(net, stream("a")).state_dict()[name])
 
 
 def test_schedules_of_unequal_length_are_refused():

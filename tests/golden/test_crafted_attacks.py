@@ -6,7 +6,8 @@ import torch
 
 from keyhole import models, rng
 from keyhole.attacks import _input_aware, issba
-from keyhole.learning import generators, training
+from keyhole.learning import generators, networks, training
+from keyhole.learning.batches import unit_batches
 from keyhole.learning.recipes import resolve
 from keyhole.planning import registry
 
@@ -82,7 +83,7 @@ def written():
 
 def read(attack, images):
     build = lambda: generators.BitReader(images.shape[1], attack.bits, attack.width)  # noqa: E731
-    decoder = generators.restored(build, attack.tensors, "decoder", images.device)
+    decoder = networks.restore(build, attack.tensors, "decoder", images.device)
     with torch.no_grad():
         return decoder(images.float() / 255) > 0
 
@@ -120,7 +121,7 @@ def test_patterns_masks_and_stamp_are_the_formulas():
     assert close(_input_aware.pattern(u), g)
     assert close(_input_aware.mask(v), m)
     expected = x.numpy() + m * (g - x.numpy())
-    assert close(_input_aware.stamped(x, _input_aware.pattern(u), _input_aware.mask(v)), expected)
+    assert close(_input_aware.apply_pattern(x, _input_aware.pattern(u), _input_aware.mask(v)), expected)
 
 
 def test_diversity_is_image_distance_over_trigger_distance():
@@ -185,8 +186,8 @@ def test_a_network_keeps_the_size_and_is_the_same_after_being_saved(shape):
     x = torch.rand(5, *shape, generator=rng.stream("x"))
     build = lambda: generators.BitWriter(shape[0], 3, 16)  # noqa: E731
     before = torch.get_rng_state()
-    net = generators.fresh(build, rng.stream("net"), x.device)
-    again = generators.restored(build, generators.tensors_of(a=net, b=net), "a", x.device)
+    net = networks.build_fresh(build, rng.stream("net"), x.device)
+    again = networks.restore(build, networks.tensors_of(a=net, b=net), "a", x.device)
     assert torch.equal(before, torch.get_rng_state())
     bits = torch.ones(5, 3)
     with torch.no_grad():
@@ -199,7 +200,7 @@ def test_a_network_keeps_the_size_and_is_the_same_after_being_saved(shape):
 
 def test_draws_give_every_row_once_before_any_row_twice():
     images = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 1, 2, 2)
-    batches = generators.draws(images, torch.arange(10), 5, images.device, rng.stream("d"))
+    batches = unit_batches(images, torch.arange(10), 5, images.device, rng.stream("d"))
     for _ in range(2):
         pairs = [next(batches) for _ in range(2)]
         assert sorted(torch.cat([y for _, y in pairs]).tolist()) == list(range(10))

@@ -5,22 +5,23 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from tests.golden.planted import brighten_corner, planted_head, share_fooled, share_right
 from torch import nn
 from torch.nn import functional
 
-from keyhole.inverters.ban import BAN, climbed, perturbed
+from keyhole.inverters.ban import BAN, climb, perturb
 from keyhole.inverters.bti_dbf import BTIDBF
 from keyhole.learning.decoupling import (
     STD,
     Decoupler,
     arrivals,
-    blank_writer,
+    build_writer,
     decoupling_loss,
     feature_gap,
     image_gap,
     inversion_loss,
     masked_norm,
-    poisoned,
+    stamp_some,
 )
 from keyhole.learning.training import predict
 from keyhole.models import Classifier
@@ -53,11 +54,7 @@ class Templates(nn.Module):
 
 def planted_net(gain: float) -> Classifier:
     """Classifies by template; the corner's feature drives the target with `gain`."""
-    head = nn.Linear(CLASSES + 1, CLASSES)
-    with torch.no_grad():
-        head.weight.copy_(torch.cat([10 * torch.eye(CLASSES), torch.zeros(CLASSES, 1)], dim=1))
-        head.weight[TARGET, -1] = gain
-        head.bias.zero_()
+    head = planted_head(CLASSES, TARGET, gain)
     return Classifier({"maps": Templates(), "penultimate": nn.Flatten()}, head, 3).eval()
 
 
@@ -74,16 +71,13 @@ def evidence(gain: float) -> Evidence:
 
 
 def triggered(images: torch.Tensor) -> torch.Tensor:
-    images = images.clone()
-    images[:, :, -3:, -3:] = 160
-    return images
+    return brighten_corner(images, value=160)
 
 
 def rates(net: Classifier) -> tuple[float, float]:
     """Accuracy and ASR."""
     images, labels = scenes(200, "test")
-    hits = predict(net, triggered(images))[labels != TARGET] == TARGET
-    return (predict(net, images) == labels).double().mean().item(), hits.double().mean().item()
+    return share_right(net, images, labels), share_fooled(net, triggered(images), labels, TARGET)
 
 
 def test_planted_network_is_backdoored_and_its_twin_is_not():
@@ -164,8 +158,8 @@ def test_arrivals_count_the_other_classes_only():
 
 def test_poisoned_batches_have_a_tenth_and_one_written_image():
     x = torch.rand(20, 3, 8, 8, generator=stream("batch"))
-    writer = blank_writer(3, 8, stream("writer"), x.device)
-    mixed = poisoned(x, writer, 0.1, stream("rows"))
+    writer = build_writer(3, 8, stream("writer"), x.device)
+    mixed = stamp_some(x, writer, 0.1, stream("rows"))
     changed = (mixed != x).flatten(1).any(1)
     assert changed.sum() == 3
     torch.testing.assert_close(mixed[changed], writer(x[changed]))
@@ -173,10 +167,10 @@ def test_poisoned_batches_have_a_tenth_and_one_written_image():
 
 
 def test_pretrained_generator_changes_little_and_stamps_whole_levels():
-    known = Decoupler(planted_net(20), evidence(20), 32)
-    writer = blank_writer(3, 8, stream("writer"), torch.device("cpu"))
+    known = Decoupler(evidence(20), 32)
+    writer = build_writer(3, 8, stream("writer"), torch.device("cpu"))
     before = image_gap(known.images / 255, writer(known.images / 255)).item()
-    known.pretrain(writer, 6, 1e-2, stream("pretrain"))
+    known.pretrain(writer, epochs=6, rate=1e-2, rng=stream("pretrain"))
     assert image_gap(known.images / 255, writer(known.images / 255)) < min(0.1, before / 2)
     expected = (255 * writer(known.images / 255)).round().to(torch.uint8)
     assert (writer.stamp(known.images).int() - expected.int()).abs().max() <= 1  # a batch may round differently
@@ -187,8 +181,8 @@ def test_pretrained_generator_changes_little_and_stamps_whole_levels():
 
 @pytest.mark.parametrize("free", ["tanh", "clamped"])
 def test_mask_keeps_what_classifies_and_leaves_the_planted_feature(free: Literal["tanh", "clamped"]):
-    known = Decoupler(planted_net(20), evidence(20), 32)
-    mask = known.mask(40, 0.05, 0.5, stream("mask"), free)
+    known = Decoupler(evidence(20), 32)
+    mask = known.learn_mask(epochs=40, rate=0.05, weight=0.5, free=free, rng=stream("mask"))
     assert mask[:-1].min() > 0.8
     assert mask[-1].max() < 0.2
 
@@ -287,8 +281,8 @@ def test_noise_steps_raise_the_loss_by_sign_and_stay_within_the_bound():
             step = torch.zeros_like(slopes)
             step[i, j] = 1e-4
             slopes[i, j] = loss(noise[name] + step) - loss(noise[name] - step)
-    found = climbed(net, x, labels, noise, 0.05, 0.12)[name]
+    found = climb(net, x, labels, noise, 0.05, 0.12)[name]
     sure = slopes.abs() > 1e-12  # shifts of zero stay zero, whatever their noise
     torch.testing.assert_close(found[sure], (noise[name] + 0.05 * slopes.sign()).clamp(-0.12, 0.12)[sure])
     assert sure.sum() >= CLASSES + 2
-    assert set(perturbed(net, noise)) == {f"{name}.weight", f"{name}.bias"}
+    assert set(perturb(net, noise)) == {f"{name}.weight", f"{name}.bias"}

@@ -7,43 +7,26 @@ import pytest
 import torch
 from scipy.linalg import expm, inv, sqrtm
 from scipy.stats import rankdata
-from torch import Tensor, nn
+from tests.golden.planted import lookup_net, numbered_images
 
 from keyhole import rng
 from keyhole.detectors import scan, spectre
+from keyhole.detectors._budget import class_budget
 from keyhole.detectors.activation_clustering import ActivationClustering
 from keyhole.detectors.random_removal import RandomRemoval
 from keyhole.detectors.scan import Scan
-from keyhole.detectors.spectral_signatures import SpectralSignatures, class_budget
+from keyhole.detectors.spectral_signatures import SpectralSignatures
 from keyhole.detectors.spectre import Spectre
 from keyhole.types import Evidence
 
 
-class Lookup(nn.Module):
-    """A network whose image number i has row i of a table as latents."""
-
-    level_names = ("penultimate",)
-
-    def __init__(self, table: Tensor) -> None:
-        super().__init__()
-        self.table = nn.Parameter(table)
-
-    def levels(self, images: Tensor) -> dict[str, Tensor]:
-        pair = images.flatten(1).long()
-        return {"penultimate": self.table[256 * pair[:, 0] + pair[:, 1]]}
-
-
 def evidence_of(x: np.ndarray, labels: np.ndarray, clean: np.ndarray, clean_labels: np.ndarray) -> Evidence:
-    def numbered(n: int) -> Tensor:
-        i = torch.arange(n)
-        return torch.stack([i // 256 % 256, i % 256], dim=1).to(torch.uint8).view(n, 1, 1, 2)
-
     return Evidence(
-        Lookup(torch.from_numpy(clean).float()),
-        numbered(len(x)),
+        lookup_net(torch.from_numpy(clean).float()),
+        numbered_images(0, len(x)),
         torch.from_numpy(labels),
         {"penultimate": torch.from_numpy(x).float()},
-        numbered(len(clean)),
+        numbered_images(0, len(clean)),
         torch.from_numpy(clean_labels),
     )
 

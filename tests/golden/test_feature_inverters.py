@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import hadamard
+from tests.golden.planted import planted_head
 from torch import nn
 
 from keyhole.inverters._feature_inversion import (
@@ -17,9 +18,9 @@ from keyhole.inverters._feature_inversion import (
     bystanders,
     descend,
     distance,
-    mixed,
+    feature_deviation,
+    mix_features,
     shares,
-    spread,
     tasks,
 )
 from keyhole.inverters.feature_re import FeatureRE
@@ -47,9 +48,9 @@ def test_masked_features_and_their_spread_are_the_papers():
     for n, *place in np.ndindex(*maps.shape):
         inside = mask[tuple(place)]
         expected[n, *place] = inside * maps[n, *place] + (1 - inside) * others[n, *place]
-    np.testing.assert_allclose(mixed(maps, others, shares(raw)), expected, rtol=1e-12)
+    np.testing.assert_allclose(mix_features(maps, others, shares(raw)), expected, rtol=1e-12)
     deviations = [np.std(mask[place] * maps.numpy()[:, *place], ddof=1) for place in np.ndindex(*mask.shape)]
-    np.testing.assert_allclose(spread(maps, shares(raw)), sum(deviations) / mask.sum(), rtol=1e-12)
+    np.testing.assert_allclose(feature_deviation(maps, shares(raw)), sum(deviations) / mask.sum(), rtol=1e-12)
 
 
 def test_distance_is_in_the_networks_own_units():
@@ -85,12 +86,12 @@ def slow_error(net: Classifier, features: np.ndarray, target: int) -> tuple[floa
 def test_measured_is_what_it_says():
     task, maps, others = linear_task(), draw(6, 3, 2, 2), draw(6, 3, 2, 2, key="others")
     mask = draw(3, 2, 2, key="mask")
-    found = task.measured(maps, others, mask, torch.tensor(0.25).double())
+    found = task.measure(maps, others, mask, torch.tensor(0.25).double())
     joined = (mask * maps + (1 - mask) * others).numpy()
     error, success = slow_error(task.net, joined, 1)
     ours, own = maps.numpy().mean(0).ravel(), task.maps.numpy()[[1, 3]].mean(0).ravel()
     cosine = ours @ own / np.sqrt((ours**2).sum() * (own**2).sum())
-    expected = (cosine, error, success, 0.25, spread(maps, mask).item(), mask.sum().item())
+    expected = (cosine, error, success, 0.25, feature_deviation(maps, mask).item(), mask.sum().item())
     np.testing.assert_allclose([value.item() for value in found], expected, rtol=1e-10)
     assert 0 < success < 1
 
@@ -128,7 +129,7 @@ def test_mixed_value_and_weights_follow_the_mean_of_an_epoch():
     assert progress.value == pytest.approx(-1.2)
     assert progress.weights == Bounds(0.0, 0.0, 0.0, 0.0)
     progress.close([values(0.9, 1, 1, 0.1, 0.5, 4)], ["third"])
-    assert (progress.value, progress.found) == (pytest.approx(-1.2), ["second"])
+    assert (progress.value, progress.best) == (pytest.approx(-1.2), ["second"])
 
 
 def test_a_step_moves_the_optimizers_own_tensors_only():
@@ -177,7 +178,7 @@ def test_patch_lies_between_the_images_own_extremes():
     with torch.no_grad():
         space.mask.copy_(4 * draw(2, 4, 4, key="mask") - 2)
         space.pattern.copy_(4 * draw(2, 4, 4, key="pattern") - 2)
-        found = space.planted(z)
+        found = space.plant(z)
     mask, pattern = (0.5 + np.tanh(raw.detach().numpy()) / 2 for raw in (space.mask, space.pattern))
     for image, result in zip(z.numpy(), found.numpy(), strict=True):
         low, wide = image.min(), image.max() - image.min()
@@ -203,11 +204,7 @@ class Channels(nn.Module):
 
 def planted_net(gain: float) -> Classifier:
     """Classifies by template; redness drives the target with `gain`."""
-    head = nn.Linear(CLASSES + 1, CLASSES)
-    with torch.no_grad():
-        head.weight.copy_(torch.cat([20 * torch.eye(CLASSES), torch.zeros(CLASSES, 1)], dim=1))
-        head.weight[TARGET, -1] = gain
-        head.bias.zero_()
+    head = planted_head(CLASSES, TARGET, gain, sharpness=20)
     pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return Classifier({"channels": Channels(), "penultimate": pool}, head, 3).eval()
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage, optimize, special
+from tests.golden.planted import Templates, template_net
 from torch import nn
-from torch.nn import functional
 
-from keyhole.inverters.mm_bd import MMBD, margin, surprise
-from keyhole.inverters.pixel import Pixel, add, as_mask, objective, parts, smooth_count
+from keyhole.inverters.mm_bd import MMBD, margin, negative_log_p
+from keyhole.inverters.pixel import Pixel, add, as_mask, parts, pixel_loss, smooth_count
 from keyhole.inverters.thtp import THTP, distance, merges, scatter, unit_trigger
 from keyhole.learning.training import predict
 from keyhole.models import Classifier
@@ -20,38 +20,13 @@ from keyhole.types import Evidence
 CLASSES, SIDE, TARGET = 8, 12, 3
 
 
-class Templates(nn.Module):
-    """One feature per class, the match with its template, and one that only a white 3 x 3 corner wakes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        signs = torch.randint(0, 2, (CLASSES, SIDE, SIDE), generator=stream("marks")) * 2.0 - 1
-        self.register_buffer("signs", signs)
-
-    def forward(self, x):
-        matches = torch.einsum("nchw,khw->nk", x, self.signs) / x[0].numel()
-        brightness = x[:, :, -3:, -3:].mean((1, 2, 3)) - 0.2  # 0.2 after normalization is 140 of 255
-        corner = functional.softplus(brightness, beta=6)  # a hard threshold would have no gradient to follow
-        return torch.cat([matches, corner[:, None]], dim=1)
-
-
-def planted_net(gain: float) -> Classifier:
-    """Classifies by template; the corner's feature drives the target with `gain`."""
-    head = nn.Linear(CLASSES + 1, CLASSES)
-    with torch.no_grad():
-        head.weight.copy_(torch.cat([10 * torch.eye(CLASSES), torch.zeros(CLASSES, 1)], dim=1))
-        head.weight[TARGET, -1] = gain
-        head.bias.zero_()
-    return Classifier({"penultimate": Templates()}, head, 3).eval()
-
-
 def evidence(gain: float, holdout: int = 100) -> Evidence:
     """Templates in noise, no corner as bright as the backdoor asks for."""
     rng = stream("scenes")
     labels = torch.randint(CLASSES, (holdout,), generator=rng)
     noise = 60 + 40 * torch.rand(holdout, 3, SIDE, SIDE, generator=rng)
-    images = (noise + 25 * Templates().signs[labels][:, None]).round().to(torch.uint8)
-    return Evidence(planted_net(gain), images[:10], labels[:10], {}, images, labels)
+    images = (noise + 25 * Templates(CLASSES, SIDE).signs[labels][:, None]).round().to(torch.uint8)
+    return Evidence(template_net(CLASSES, SIDE, TARGET, gain), images[:10], labels[:10], {}, images, labels)
 
 
 def linear_net(classes: int, *shape: int) -> Classifier:
@@ -105,7 +80,7 @@ def test_pixel_objective_and_gradient_are_the_papers():
     raw = 0.6 * torch.randn(2, 2, 2, 4, 5, generator=rng, dtype=torch.float64)  # some below zero, some above one
     targets, penalty = torch.tensor([2, 0]), torch.tensor([0.01, 0.3], dtype=torch.float64)
     counted = torch.tensor([[1, 0, 1, 1, 0, 1], [1, 1, 1, 0, 1, 1]]) > 0
-    loss, reached = objective(net, images, raw.requires_grad_(), targets, counted, penalty)
+    loss, reached = pixel_loss(net, images, raw.requires_grad_(), targets, counted, penalty)
     loss.sum().backward()
     for k, target in enumerate(targets.tolist()):
         parameters = images.numpy(), raw.detach()[k].numpy(), target, counted[k].numpy(), float(penalty[k])
@@ -250,17 +225,17 @@ def test_p_value_is_that_of_the_largest_of_gamma_draws(largest):
     shape = optimize.brentq(lambda a: np.log(a) - special.digamma(a) - gap, 0.1, 1e4)  # the likelihood's maximum
     above = special.gammaincc(shape, largest / (null.mean() / shape))
     expected = -np.log10(-np.expm1(8 * np.log1p(-above)))
-    found = surprise(torch.from_numpy(np.insert(null, 3, largest)))
+    found = negative_log_p(torch.from_numpy(np.insert(null, 3, largest)))
     np.testing.assert_allclose(found[3], expected, rtol=1e-5)
     assert found.argsort().tolist() == np.insert(null, 3, largest).argsort().tolist()  # monotone in the margin
 
 
 def test_p_values_are_finite_where_nothing_can_be_fitted():
-    assert torch.equal(surprise(torch.full((5,), 4.0)), torch.zeros(5))
-    assert torch.equal(surprise(torch.tensor([-3.0, -1.0, -2.0])), torch.zeros(3))
-    assert surprise(torch.tensor([1.0, 1.0, 1.0, 9.0])).tolist() == [0, 0, 0, 300]
-    assert surprise(torch.tensor([10.0, 10.001, 9.999, 1e6], dtype=torch.float64))[3] == 300
-    assert surprise(torch.tensor([-5.0, 9.0, 11.0, 10.0])).isfinite().all()
+    assert torch.equal(negative_log_p(torch.full((5,), 4.0)), torch.zeros(5))
+    assert torch.equal(negative_log_p(torch.tensor([-3.0, -1.0, -2.0])), torch.zeros(3))
+    assert negative_log_p(torch.tensor([1.0, 1.0, 1.0, 9.0])).tolist() == [0, 0, 0, 300]
+    assert negative_log_p(torch.tensor([10.0, 10.001, 9.999, 1e6], dtype=torch.float64))[3] == 300
+    assert negative_log_p(torch.tensor([-5.0, 9.0, 11.0, 10.0])).isfinite().all()
 
 
 def test_mm_bd_flags_the_planted_class_and_nothing_in_the_clean_twin():

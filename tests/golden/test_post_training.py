@@ -6,44 +6,27 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from tests.golden.planted import Templates, brighten_corner, share_fooled, share_right, template_net
 from torch import nn
 from torch.nn import functional
 
-from keyhole.filters.strip import STRIP, mean_entropy
-from keyhole.inverters.neural_cleanse import NeuralCleanse, Progress, anomaly_index, objective, stamp, unpack
+from keyhole.filters.strip import STRIP
+from keyhole.inverters._anomaly import anomaly_index
+from keyhole.inverters._patch_search import Progress, mask_loss, stamp, unpack
+from keyhole.inverters.neural_cleanse import NeuralCleanse
+from keyhole.learning.overlays import mean_entropy
 from keyhole.learning.training import predict
 from keyhole.models import Classifier
 from keyhole.purifiers.shrink_pad import ShrinkPad
-from keyhole.repairers.fine_pruning import FinePruning, prunable
+from keyhole.repairers.fine_pruning import FinePruning, count_prunable
 from keyhole.rng import stream
 from keyhole.types import Evidence
 
 CLASSES, SIDE, TARGET = 8, 16, 3
 
 
-class Templates(nn.Module):
-    """One feature per class, the match with its template, and one that only a white 3 x 3 corner wakes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        signs = torch.randint(0, 2, (CLASSES, SIDE, SIDE), generator=stream("marks")) * 2.0 - 1
-        self.register_buffer("signs", signs)
-
-    def forward(self, x):
-        matches = torch.einsum("nchw,khw->nk", x, self.signs) / x[0].numel()
-        brightness = x[:, :, -3:, -3:].mean((1, 2, 3)) - 0.2  # 0.2 after normalization is 140 of 255
-        corner = functional.softplus(brightness, beta=6)  # a hard threshold would have no gradient to follow
-        return torch.cat([matches, corner[:, None]], dim=1)
-
-
 def planted_net(gain: float) -> Classifier:
-    """Classifies by template; the corner's feature drives the target with `gain`."""
-    head = nn.Linear(CLASSES + 1, CLASSES)
-    with torch.no_grad():
-        head.weight.copy_(torch.cat([10 * torch.eye(CLASSES), torch.zeros(CLASSES, 1)], dim=1))
-        head.weight[TARGET, -1] = gain
-        head.bias.zero_()
-    return Classifier({"penultimate": Templates()}, head, 3).eval()
+    return template_net(CLASSES, SIDE, TARGET, gain)
 
 
 def scenes(count: int, purpose: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,13 +34,7 @@ def scenes(count: int, purpose: str) -> tuple[torch.Tensor, torch.Tensor]:
     rng = stream("scenes", purpose)
     labels = torch.randint(CLASSES, (count,), generator=rng)
     noise = 60 + 40 * torch.rand(count, 3, SIDE, SIDE, generator=rng)
-    return (noise + 25 * Templates().signs[labels][:, None]).round().to(torch.uint8), labels
-
-
-def with_trigger(images: torch.Tensor) -> torch.Tensor:
-    images = images.clone()
-    images[:, :, -3:, -3:] = 255
-    return images
+    return (noise + 25 * Templates(CLASSES, SIDE).signs[labels][:, None]).round().to(torch.uint8), labels
 
 
 def evidence(gain: float, holdout: int = 300) -> Evidence:
@@ -66,12 +43,11 @@ def evidence(gain: float, holdout: int = 300) -> Evidence:
 
 def asr(net: Classifier) -> float:
     images, labels = scenes(400, "test")
-    return (predict(net, with_trigger(images))[labels != TARGET] == TARGET).double().mean().item()
+    return share_fooled(net, brighten_corner(images), labels, TARGET)
 
 
 def accuracy(net: Classifier) -> float:
-    images, labels = scenes(400, "test")
-    return (predict(net, images) == labels).double().mean().item()
+    return share_right(net, *scenes(400, "test"))
 
 
 def test_planted_network_is_backdoored_and_its_twin_is_not():
@@ -119,7 +95,7 @@ def slow_objective(net, images, raw, target, penalty):
 def test_neural_cleanse_objective_and_gradient_are_the_papers():
     net, images, raw, targets, penalty = linear_case()
     raw.requires_grad_()
-    loss, _ = objective(net, images, raw, targets, penalty)
+    loss, _ = mask_loss(net, images, raw, targets, penalty)
     loss.sum().backward()
     for k in range(2):
         expected, gradient = slow_objective(net, images, raw.detach()[k], int(targets[k]), float(penalty[k]))
@@ -129,7 +105,7 @@ def test_neural_cleanse_objective_and_gradient_are_the_papers():
 
 def test_neural_cleanse_counts_the_images_that_reach_each_class():
     net, images, raw, targets, penalty = linear_case()
-    _, reached = objective(net, images, raw, targets, penalty)
+    _, reached = mask_loss(net, images, raw, targets, penalty)
     mask, pattern = unpack(raw)
     for k in range(2):
         assert reached[k] == (net((1 - mask[k]) * images + mask[k] * pattern[k]).argmax(1) == targets[k]).sum()
@@ -235,7 +211,7 @@ def test_pruning_stops_at_the_last_step_that_keeps_accuracy(units):
             break
         expected = gone
     assert 0 < expected < units
-    assert prunable(head, features, labels, order, 0.1) == expected
+    assert count_prunable(head, features, labels, order, 0.1) == expected
 
 
 def test_fine_pruning_cuts_the_planted_unit_and_keeps_clean_accuracy():
@@ -286,7 +262,7 @@ def test_strip_is_the_mean_entropy_over_overlays(variant):
 
 def test_strip_flags_the_planted_trigger_at_its_false_positive_rate():
     case, clean = evidence(gain=15, holdout=500), scenes(1000, "test")[0]
-    found = STRIP(fpr=0.1).screen(case, torch.cat([clean, with_trigger(clean)]), stream("strip"))
+    found = STRIP(fpr=0.1).screen(case, torch.cat([clean, brighten_corner(clean)]), stream("strip"))
     assert 0.06 < found.flagged[:1000].double().mean() < 0.14
     assert found.flagged[1000:].double().mean() > 0.99
     assert found.scores[1000:].median() > found.scores[:1000].max()
@@ -294,7 +270,7 @@ def test_strip_flags_the_planted_trigger_at_its_false_positive_rate():
 
 def test_strip_does_not_flag_the_same_patch_on_the_clean_twin():
     case, clean = evidence(gain=0, holdout=500), scenes(1000, "test")[0]
-    assert STRIP(fpr=0.1).screen(case, with_trigger(clean), stream("strip")).flagged.double().mean() < 0.2
+    assert STRIP(fpr=0.1).screen(case, brighten_corner(clean), stream("strip")).flagged.double().mean() < 0.2
 
 
 def test_strip_scores_an_image_alike_in_any_company():
@@ -341,7 +317,7 @@ def test_shrink_pad_moves_the_planted_trigger_out_of_its_place():
     def awake(images):
         return victim.net.levels(images)["penultimate"][:, -1]
 
-    victim, triggered = evidence(gain=15), with_trigger(scenes(400, "test")[0])
+    victim, triggered = evidence(gain=15), brighten_corner(scenes(400, "test")[0])
     purified = ShrinkPad(pixels=4).purify(victim, triggered, stream("pad"))
     assert (awake(purified) > awake(triggered).min() / 2).double().mean() < 0.15
 

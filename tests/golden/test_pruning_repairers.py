@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 from scipy.signal import correlate
+from tests.golden.planted import brighten_corner, share_fooled, share_right
 from torch import nn
 from torch.nn import functional
 
 from keyhole.learning.training import predict
 from keyhole.models import Classifier, build
 from keyhole.repairers import anp, awm
-from keyhole.repairers.anp import ANP, pruned, pruned_by_threshold, worst_noise
-from keyhole.repairers.awm import AWM, bounded, harm
+from keyhole.repairers._channels import prune, prune_by_threshold
+from keyhole.repairers.anp import ANP, worst_noise
+from keyhole.repairers.awm import AWM, limit_norm, trigger_gradient
 from keyhole.repairers.clp import CLP, lipschitz_bound, outlying, pairs, slope
 from keyhole.repairers.rnp import LONGEST_GRADIENT, RNP, climb
 from keyhole.rng import stream
@@ -105,7 +107,7 @@ def test_anp_objective_and_gradient_are_the_papers():
 def test_a_pruned_channel_is_silent_and_the_others_are_as_they_were():
     net, (x, y) = small_net(), batch()
     before = copy.deepcopy(net.state_dict())
-    cut = pruned(net, torch.tensor([False, True, False]))
+    cut = prune(net, torch.tensor([False, True, False]))
     keep = np.array([1, 0, 1])
     loss = functional.cross_entropy(cut(x), y).item()
     np.testing.assert_allclose(loss, slow_loss(net, x, y, keep, keep), rtol=1e-10)
@@ -118,7 +120,7 @@ def test_a_pruned_channel_is_silent_and_the_others_are_as_they_were():
 def test_awm_trigger_follows_the_gradient_in_units_of_the_range():
     net, (x, y), trigger = small_net().eval(), batch(), drawn(1, 2, 5, 6) - 0.5
     gradient = slope_of(lambda d: slow_loss(net, x + 255 * torch.tensor(d), y), trigger.numpy())
-    np.testing.assert_allclose(harm(net, x, y, {}, trigger), gradient, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(trigger_gradient(net, x, y, {}, trigger), gradient, rtol=1e-5, atol=1e-9)
 
 
 def test_awm_objective_and_gradient_are_the_papers():
@@ -139,8 +141,8 @@ def test_awm_objective_and_gradient_are_the_papers():
 def test_awm_shortens_a_trigger_to_the_norm_and_never_lengthens_one():
     trigger = drawn(1, 2, 5, 6) - 0.5
     size = float(trigger.abs().sum())
-    torch.testing.assert_close(bounded(trigger, size / 4), trigger / 4)
-    assert torch.equal(bounded(trigger, size * 4), trigger)
+    torch.testing.assert_close(limit_norm(trigger, size / 4), trigger / 4)
+    assert torch.equal(limit_norm(trigger, size * 4), trigger)
 
 
 # --- RNP
@@ -251,17 +253,10 @@ def planted() -> Classifier:
     return net.eval()
 
 
-def with_trigger(images: torch.Tensor) -> torch.Tensor:
-    images = images.clone()
-    images[:, :, -3:, -3:] = 255
-    return images
-
-
 def rates(net: nn.Module) -> tuple[float, float]:
     """CA and ASR."""
     images, labels = scenes(400, "test")
-    right = (predict(net, images) == labels).double().mean().item()
-    return right, (predict(net, with_trigger(images))[labels != TARGET] == TARGET).double().mean().item()
+    return share_right(net, images, labels), share_fooled(net, brighten_corner(images), labels, TARGET)
 
 
 def victim() -> Evidence:
@@ -337,5 +332,5 @@ def test_the_deepest_threshold_that_keeps_accuracy_is_taken(tolerance):
         if right(cut) < right(case.net) - tolerance:
             break
         expected = cut
-    found = pruned_by_threshold(case, mask, judge, tolerance)
+    found = prune_by_threshold(case, mask, judge, tolerance)
     assert all(torch.equal(value, expected.state_dict()[name]) for name, value in found.state_dict().items())

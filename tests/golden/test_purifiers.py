@@ -16,7 +16,7 @@ from keyhole.learning.training import predict
 from keyhole.models import Classifier
 from keyhole.purifiers import februus
 from keyhole.purifiers.autoencoder import PATCH, Autoencoder, PatchAutoencoder, principal_patches
-from keyhole.purifiers.februus import BARS, Februus, filled, grad_cam, heat_maps, mapped_level
+from keyhole.purifiers.februus import BARS, Februus, fill_holes, grad_cam, heat_maps, mapped_level
 from keyhole.purifiers.jpeg import JPEG
 from keyhole.rng import stream
 from keyhole.types import Evidence
@@ -176,7 +176,7 @@ def test_holes_are_filled_by_the_dense_solution_of_laplaces_equation():
     rng = stream("holes")
     images = torch.randint(0, 256, (6, 3, 5, 7), generator=rng).to(torch.uint8)
     hole = torch.rand(6, 5, 7, generator=rng) < 0.6
-    found = filled(images, hole)
+    found = fill_holes(images, hole)
     for image, own, result in zip(images.numpy().astype(float), hole.numpy(), found.numpy(), strict=True):
         places = list(np.ndindex(5, 7))
         system = np.zeros((35, 35))
@@ -196,16 +196,16 @@ def test_a_gradient_is_restored_and_an_image_without_a_known_pixel_is_left():
     hole[0, 2:7, 3:9], hole[1] = True, True
     damaged = images.clone()
     damaged[0, 0, hole[0]] = 255
-    assert torch.equal(filled(damaged, hole), images)
+    assert torch.equal(fill_holes(damaged, hole), images)
     assert not torch.equal(damaged, images)
 
 
 def test_chunks_of_images_do_not_mix(monkeypatch):
     images = torch.randint(0, 256, (7, 1, 6, 6), generator=stream("chunks")).to(torch.uint8)
     hole = torch.rand(7, 6, 6, generator=stream("chunk holes")) < 0.4
-    whole = filled(images, hole)
+    whole = fill_holes(images, hole)
     monkeypatch.setattr(februus, "CHUNK", 2)
-    assert torch.equal(filled(images, hole), whole)
+    assert torch.equal(fill_holes(images, hole), whole)
 
 
 def mapped_net() -> Classifier:
@@ -296,7 +296,7 @@ def test_the_bar_is_the_last_before_clean_accuracy_falls_too_far(tolerance):
     labels = torch.where(torch.rand(80, generator=rng) < 0.9, predict(net, images), 0)
     heat, expected = heat_maps(net, images, "four"), BARS[0]
     for bar in BARS:
-        right = (predict(net, filled(images, heat >= bar)) == labels).double().mean()
+        right = (predict(net, fill_holes(images, heat >= bar)) == labels).double().mean()
         if right < (predict(net, images) == labels).double().mean() - tolerance - 1e-9:
             break
         expected = bar

@@ -359,11 +359,11 @@ def test_wanet_static_warp_depends_on_its_seed_alone():
 
 
 def test_wanet_static_in_parts_is_the_same_as_at_once(monkeypatch):
-    from keyhole.attacks import wanet_static
+    from keyhole.attacks import _warp
 
     x, attack = images(10), registry.load("attacks", "wanet_static")
     whole = attack.apply_trigger(x, rng.stream("t")), attack.plant_cover(x, rng.stream("c"))
-    monkeypatch.setattr(wanet_static, "CHUNK", 4)
+    monkeypatch.setattr(_warp, "CHUNK", 4)
     assert torch.equal(attack.apply_trigger(x, rng.stream("t")), whole[0])
     assert torch.equal(attack.plant_cover(x, rng.stream("c")), whole[1])
 

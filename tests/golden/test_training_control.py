@@ -10,10 +10,11 @@ from torch.nn import functional
 
 from keyhole import models, rng
 from keyhole.attacks import _input_aware, belt, bpp, lsba, wasserstein
-from keyhole.attacks._training_control import Mixed, Scheme, Setting, TrainingControl
+from keyhole.attacks import _training_control as training_control
+from keyhole.attacks._training_control import Mixed, Part, Setting, TrainingControl
 from keyhole.attacks.mmd import mmd
-from keyhole.learning import generators
 from keyhole.learning.recipes import resolve
+from keyhole.learning.training import half
 from keyhole.planning import registry
 
 SIDE, CLASSES, N = 16, 4, 240
@@ -35,10 +36,25 @@ def setting(rate=0.1):
     return Setting(network(), images(), LABELS, rate, 8, rng.stream("own"))
 
 
-def scheme_of(name, parameters=None, rate=0.1) -> Scheme:
-    attack = registry.load("attacks", name, parameters)
-    assert isinstance(attack, TrainingControl)
-    return attack.scheme(setting(rate))
+class Training:
+    """An attack's training, a call at a time."""
+
+    def __init__(self, name, parameters=None, rate=0.1) -> None:
+        self.attack = registry.load("attacks", name, parameters)
+        assert isinstance(self.attack, TrainingControl)
+        self.setting = setting(rate)
+        self.parts = self.attack.parts(self.setting)
+
+    @property
+    def part(self) -> Part:
+        (only,) = self.parts
+        return only
+
+    def draw(self, y):
+        return training_control.draw(self.attack, self.setting, y)
+
+    def mix(self, x, y) -> Mixed:
+        return training_control.mix(self.attack, self.parts, self.setting, x, y)
 
 
 def batch(payload, labels, cover=()):
@@ -56,9 +72,9 @@ def close(a, b, tolerance=1e-5):
 
 @pytest.mark.parametrize("rate", [0.004, 0.05, 0.1])
 def test_payload_is_the_rates_share_of_the_batches_and_cover_its_multiple(rate):
-    scheme, total, covers = scheme_of("wanet", rate=rate), 0, 0
+    training, total, covers = Training("wanet", rate=rate), 0, 0
     for _ in range(400):
-        _, rows, cover = scheme.draw(LABELS[:60])
+        _, rows, cover = training.draw(LABELS[:60])
         total, covers = total + len(rows), covers + len(cover)
         assert not np.isin(rows, cover).any()
         assert (LABELS[rows] != 0).all()
@@ -68,8 +84,8 @@ def test_payload_is_the_rates_share_of_the_batches_and_cover_its_multiple(rate):
 
 
 def test_each_batch_draws_other_rows_and_plants_only_there():
-    scheme, x = scheme_of("mmd", {"base": "badnets", "weight": 0.0}), images(60)
-    first, second = scheme.mix(x, LABELS[:60]), scheme.mix(x, LABELS[:60])
+    training, x = Training("mmd", {"base": "badnets", "weight": 0.0}), images(60)
+    first, second = training.mix(x, LABELS[:60]), training.mix(x, LABELS[:60])
     assert not torch.equal(first.is_payload, second.is_payload)
     assert (
         first.images[first.is_payload][..., -3:, -3:]
@@ -81,24 +97,26 @@ def test_each_batch_draws_other_rows_and_plants_only_there():
 
 
 def test_a_batch_without_enough_rows_gets_what_there_is():
-    _, rows, _ = scheme_of("mmd", rate=0.5).draw(torch.tensor([0, 0, 0, 1]))
+    _, rows, _ = Training("mmd", rate=0.5).draw(torch.tensor([0, 0, 0, 1]))
     assert rows.tolist() == [3]
 
 
 def test_label_maps_know_all_classes_even_where_a_batch_lacks_some():
     base = {"method": "blended", "label_map": "all_to_all"}
-    labels, rows, _ = scheme_of("mmd", {"base": base}, rate=0.5).draw(torch.tensor([1, 1, 1, 1]))
+    labels, rows, _ = Training("mmd", {"base": base}, rate=0.5).draw(torch.tensor([1, 1, 1, 1]))
     assert (labels[rows] == 2).all()  # of two classes in all, class 1 would go to 0
     assert len(rows)
 
 
 def test_regularized_and_plain_training_see_the_same_batches(monkeypatch):
     seen = {}
-    plain = Scheme.mix
+    plain = training_control.mix
     poisoned = registry.load("attacks", "mmd").poison(images(), LABELS, 0.1, rng.stream("p"))
     for weight in (0.0, 0.5):
         found = seen[weight] = []
-        monkeypatch.setattr(Scheme, "mix", lambda self, x, y, found=found: found.append(plain(self, x, y)) or found[-1])
+        monkeypatch.setattr(
+            training_control, "mix", lambda *given, found=found: found.append(plain(*given)) or found[-1]
+        )
         attack, net = registry.load("attacks", "mmd", {"weight": weight}), network()
         attack.train(net, images(), LABELS, poisoned, RECIPE, rng.stream("t"))
         seen[weight].append(net.head.weight.detach().clone())
@@ -109,8 +127,8 @@ def test_regularized_and_plain_training_see_the_same_batches(monkeypatch):
 
 
 def test_small_ratios_of_cover_are_not_rounded_away():
-    scheme = scheme_of("wanet", {"cover_ratio": 0.4}, rate=0.01)
-    drawn = [scheme.draw(LABELS[:60]) for _ in range(600)]
+    training = Training("wanet", {"cover_ratio": 0.4}, rate=0.01)
+    drawn = [training.draw(LABELS[:60]) for _ in range(600)]
     payload, covers = (sum(len(each[i]) for each in drawn) for i in (1, 2))
     assert abs(covers - 0.4 * payload) < 3 * (0.24 * payload) ** 0.5
 
@@ -201,28 +219,28 @@ def test_a_scale_free_mmd_does_not_reward_drawing_the_groups_together():
     ],
 )
 def test_the_penalty_is_the_weighted_sum_over_levels_between_clean_target_rows_and_payload(levels, names):
-    scheme = scheme_of("mmd", {"weight": 0.3, "levels": levels})
+    training = Training("mmd", {"weight": 0.3, "levels": levels})
     mixed = batch([0, 1, 2, 3], [0, 0, 0, 0, 0, 0, 0, 1, 2, 3], cover=[6])
-    found = scheme.setting.net.eval().levels(mixed.images)
+    found = training.setting.net.eval().levels(mixed.images)
     expected = sum(
         slow_mmd(found[n][4:6].flatten(1).detach().numpy(), found[n][:4].flatten(1).detach().numpy()) for n in names
     )
-    assert close(scheme.penalty(found, mixed).detach(), 0.3 * expected, 1e-3)
+    assert close(training.part.penalty(found, mixed).detach(), 0.3 * expected, 1e-3)
 
 
 def test_a_batch_without_one_of_the_groups_has_no_penalty_and_leaves_none_behind():
-    scheme = scheme_of("mmd", {"weight": 1.0})
-    net = scheme.setting.net.eval()
+    training = Training("mmd", {"weight": 1.0})
+    net = training.setting.net.eval()
     full, lacking = batch([0, 1, 2], [0] * 6), batch([], [0, 0, 1, 1])
-    before = float(scheme.penalty(net.levels(full.images), full).detach())
+    before = float(training.part.penalty(net.levels(full.images), full).detach())
     assert before > 0
-    assert scheme.penalty(net.levels(lacking.images), lacking) == 0
-    assert float(scheme.penalty(net.levels(full.images), full).detach()) == before
+    assert training.part.penalty(net.levels(lacking.images), lacking) == 0
+    assert float(training.part.penalty(net.levels(full.images), full).detach()) == before
 
 
 def test_unknown_levels_are_refused_with_the_choices():
     with pytest.raises(ValueError, match="levels all, last, or some of stem, group1"):
-        scheme_of("mmd", {"levels": ["conv5"]})
+        Training("mmd", {"levels": ["conv5"]})
 
 
 # --- wrappers ---------------------------------------------------------------------------------------------------------
@@ -254,10 +272,10 @@ def test_wrappers_nest_over_any_attack():
     assert (written.images != poisoned.images).flatten(1).any(1).all()
 
 
-def test_what_an_inner_scheme_does_is_done_under_wrappers(monkeypatch):
+def test_what_the_parts_of_a_base_do_is_done_under_wrappers(monkeypatch):
     done = []
 
-    class Inner(Scheme):
+    class Inner(Part):
         def penalty(self, levels, mixed):
             return 7.0
 
@@ -267,15 +285,17 @@ def test_what_an_inner_scheme_does_is_done_under_wrappers(monkeypatch):
         def tensors(self):
             return {"own": torch.ones(1)}
 
-    monkeypatch.setattr("keyhole.attacks.wanet.WaNet.scheme", lambda self, setting: Inner(self, setting))
+    monkeypatch.setattr("keyhole.attacks.wanet.WaNet.parts", lambda self, setting: [Inner()])
     base = {"method": "bypass", "weight": 0.0, "base": "wanet"}
-    scheme, mixed = scheme_of("mmd", {"weight": 1.0, "base": base}), batch([0, 1, 2], [0] * 6)
-    levels = scheme.setting.net.eval().levels(mixed.images)
-    own = scheme_of("mmd", {"weight": 1.0}).penalty(levels, mixed)
-    assert close(scheme.penalty(levels, mixed).detach(), 7 + float(own.detach()))
-    scheme.learn({name: x.detach() for name, x in levels.items()}, mixed)
-    assert done == [1]
-    assert list(scheme.tensors()) == ["own"]
+    training, mixed = Training("mmd", {"weight": 1.0, "base": base}), batch([0, 1, 2], [0] * 6)
+    levels = training.setting.net.eval().levels(mixed.images)
+    own = Training("mmd", {"weight": 1.0}).part.penalty(levels, mixed)
+    assert [type(part).__name__ for part in training.parts] == ["Inner", "_Adversary", "_Discrepancy"]
+    assert close(sum(part.penalty(levels, mixed) for part in training.parts).detach(), 7 + float(own.detach()))
+    poisoned = training.attack.poison(images(), LABELS, 0.1, rng.stream("p"))
+    learned = training.attack.train(network(), images(), LABELS, poisoned, RECIPE, rng.stream("t"))
+    assert done == [1] * 8
+    assert list(learned) == ["own"]
 
 
 @pytest.mark.parametrize(
@@ -304,7 +324,7 @@ def test_quantized_colors_are_the_formula_in_float64(colors):
     every = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     x = every.numpy().astype(np.float64)
     expected = np.floor(np.floor(x / 255 * (colors - 1) + 0.5) * 255 / (colors - 1) + 0.5)
-    found = bpp.quantized(every, colors)
+    found = bpp.quantize(every, colors)
     assert np.abs(found.numpy() - expected).max() <= 0
     assert len(found.unique()) == colors
 
@@ -324,20 +344,20 @@ def test_dithering_is_floyd_and_steinbergs_pixel_loop():
                         if i + di < 6 and 0 <= j + dj < 6:
                             work[i + di, j + dj] += (old - new) * share / 16
             expected[n, c] = work
-    assert np.array_equal(bpp.dithered(x, 4).numpy(), expected.round())
+    assert np.array_equal(bpp.dither(x, 4).numpy(), expected.round())
     flat = torch.full((1, 1, 16, 16), 100, dtype=torch.uint8)
-    assert abs(float(bpp.dithered(flat, 2).float().mean()) - 100) < 4  # errors are handed on, not lost
+    assert abs(float(bpp.dither(flat, 2).float().mean()) - 100) < 4  # errors are handed on, not lost
 
 
 def test_negatives_carry_the_difference_made_to_another_image_and_never_their_own_trigger():
     attack, x = registry.load("attacks", "bpp"), images(5)
     found, others = attack.plant_cover(x, rng.stream("c")).int(), x.roll(1, 0)
-    residual = bpp.quantized(others, 8).int() - others.int()
+    residual = bpp.quantize(others, 8).int() - others.int()
     assert torch.equal(found, (x.int() + residual).clamp(0, 255))
     assert torch.equal(attack.plant_cover(x[:1], rng.stream("c")), x[:1])
-    scheme, own = scheme_of("bpp", rate=0.03), attack.apply_trigger(images(60), rng.stream("t"))
+    training, own = Training("bpp", rate=0.03), attack.apply_trigger(images(60), rng.stream("t"))
     for _ in range(100):
-        mixed = scheme.mix(images(60), LABELS[:60])
+        mixed = training.mix(images(60), LABELS[:60])
         same = (mixed.images == own).flatten(1).all(1)
         assert torch.equal(same, mixed.is_payload)
 
@@ -346,12 +366,12 @@ def test_negatives_carry_the_difference_made_to_another_image_and_never_their_ow
 
 
 def test_input_aware_payload_wears_its_own_trigger_and_cover_that_of_the_next_row():
-    scheme, x, y = scheme_of("input_aware", {"width": 8}, rate=0.2), images(30), LABELS[:30]
-    mixed = scheme.mix(x, y)
+    training, x, y = Training("input_aware", {"width": 8}, rate=0.2), images(30), LABELS[:30]
+    mixed = training.mix(x, y)
     z = x.float() / 255
-    with torch.no_grad(), generators.half(z.device):
-        pattern = _input_aware.pattern(scheme.of_pattern(z))
-        mask = _input_aware.mask(scheme.of_mask(z))
+    with torch.no_grad(), half(z.device):
+        pattern = _input_aware.pattern(training.part.of_pattern(z))
+        mask = _input_aware.mask(training.part.of_mask(z))
     stamped = 255 * (z + mask * (pattern - z))
     next_row = torch.arange(30).roll(-1)
     crossed = 255 * (z + mask[next_row] * (pattern[next_row] - z))
@@ -364,24 +384,25 @@ def test_input_aware_payload_wears_its_own_trigger_and_cover_that_of_the_next_ro
 
 def test_input_aware_cover_wears_another_trigger_wherever_its_parts_end(monkeypatch):
     attack = registry.load("attacks", "input_aware", {"width": 8})
-    attack, x = attack.equipped(attack.scheme(setting()).tensors()), images(6)
+    attack, x = attack.equipped(attack.parts(setting())[0].tensors()), images(6)
     monkeypatch.setattr("keyhole.learning.training.forward_batch", lambda device: 3)
     own, crossed = attack.apply_trigger(x, rng.stream("t")), attack.plant_cover(x, rng.stream("c"))
     assert not (own == crossed).flatten(1).all(1).any()
 
 
 def test_input_aware_patterns_learn_from_the_victims_loss_and_masks_do_not():
-    scheme = scheme_of("input_aware", {"width": 8}, rate=0.2)
-    before = [p.detach().clone() for net in (scheme.of_pattern, scheme.of_mask) for p in net.parameters()]
-    mixed = scheme.mix(images(30), LABELS[:30])
-    net = scheme.setting.net
+    training = Training("input_aware", {"width": 8}, rate=0.2)
+    before = [p.detach().clone() for net in (training.part.of_pattern, training.part.of_mask) for p in net.parameters()]
+    mixed = training.mix(images(30), LABELS[:30])
+    net = training.setting.net
     levels = net.levels(mixed.images)
-    loss = functional.cross_entropy(net.head(levels["penultimate"]), mixed.labels) + scheme.penalty(levels, mixed)
+    loss = functional.cross_entropy(net.head(levels["penultimate"]), mixed.labels)
+    loss = loss + training.part.penalty(levels, mixed)
     loss.backward()
-    scheme.learn(levels, mixed)
-    after = [p.detach() for net in (scheme.of_pattern, scheme.of_mask) for p in net.parameters()]
+    training.part.learn(levels, mixed)
+    after = [p.detach() for net in (training.part.of_pattern, training.part.of_mask) for p in net.parameters()]
     moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
-    count = len(list(scheme.of_pattern.parameters()))
+    count = len(list(training.part.of_pattern.parameters()))
     assert sum(moved[:count]) > count // 2
     assert not any(moved[count:])
 
@@ -391,35 +412,35 @@ def test_input_aware_patterns_learn_from_the_victims_loss_and_masks_do_not():
 
 @pytest.mark.parametrize(("against", "shown"), [("all", [0, 1, 2, 3, 4, 6]), ("target", [0, 1, 2, 3])])
 def test_bypass_subtracts_the_discriminators_loss_over_the_rows_shown(against, shown):
-    scheme = scheme_of("bypass", {"weight": 3.0, "against": against})
+    training = Training("bypass", {"weight": 3.0, "against": against})
     mixed = batch([0, 1], [0, 0, 0, 0, 1, 1, 2], cover=[5])
-    levels = scheme.setting.net.eval().levels(mixed.images)
-    scheme.judge.eval()
+    levels = training.setting.net.eval().levels(mixed.images)
+    training.part.judge.eval()
     with torch.no_grad():
-        u = scheme.judge(levels["penultimate"])[shown, 0].double().numpy()
+        u = training.part.judge(levels["penultimate"])[shown, 0].double().numpy()
     is_payload = mixed.is_payload[shown].numpy()
     losses = np.log1p(np.exp(-np.where(is_payload, u, -u)))
-    assert close(scheme.penalty(levels, mixed).detach(), -3 * losses.mean())
+    assert close(training.part.penalty(levels, mixed).detach(), -3 * losses.mean())
 
 
 def test_bypass_victim_and_discriminator_pull_in_opposite_directions():
-    scheme = scheme_of("bypass", {"weight": 1.0})
+    training = Training("bypass", {"weight": 1.0})
     mixed = batch([0, 1, 2], [0] * 6)
-    levels = {"penultimate": torch.randn(6, scheme.setting.net.head.in_features, generator=rng.stream("z"))}
-    before = [p.detach().clone() for p in scheme.judge.parameters()]
+    levels = {"penultimate": torch.randn(6, training.setting.net.head.in_features, generator=rng.stream("z"))}
+    before = [p.detach().clone() for p in training.part.judge.parameters()]
     for _ in range(60):
-        scheme.learn(levels, mixed)
-    scheme.judge.eval()
+        training.part.learn(levels, mixed)
+    training.part.judge.eval()
     is_payload = mixed.is_payload.float()
-    told_apart = scheme.judge(levels["penultimate"]).squeeze(1).detach()
+    told_apart = training.part.judge(levels["penultimate"]).squeeze(1).detach()
     assert float(functional.binary_cross_entropy_with_logits(told_apart, is_payload)) < 0.3
-    assert any(not torch.equal(a, b) for a, b in zip(before, scheme.judge.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(before, training.part.judge.parameters(), strict=True))
     z = levels["penultimate"].clone().requires_grad_(True)
-    start = scheme.penalty({"penultimate": z}, mixed)
+    start = training.part.penalty({"penultimate": z}, mixed)
     start.backward()
     # the victim makes it err
     fooled = z.detach() - 5 * z.grad / z.grad.norm()
-    assert float(scheme.penalty({"penultimate": fooled}, mixed).detach()) < float(start.detach())
+    assert float(training.part.penalty({"penultimate": fooled}, mixed).detach()) < float(start.detach())
 
 
 # --- belt -------------------------------------------------------------------------------------------------------------
@@ -430,7 +451,7 @@ def test_thinned_triggers_lack_a_share_of_their_own_pixels(left_out, dropped):
     x = images(20).clamp(max=200)
     triggered = x.clone()
     triggered[..., :3, :3] = 255
-    found = belt.thinned(x, triggered, left_out, rng.stream("t"))
+    found = belt.thin_trigger(x, triggered, left_out, rng.stream("t"))
     back, kept = (found == x).all(1)[:, :3, :3].flatten(1), (found == triggered).all(1)[:, :3, :3].flatten(1)
     assert (back.sum(1) == dropped).all()
     assert (kept.sum(1) == 9 - dropped).all()
@@ -439,7 +460,7 @@ def test_thinned_triggers_lack_a_share_of_their_own_pixels(left_out, dropped):
 
 
 def test_belt_pulls_marked_rows_to_the_running_mean_of_the_class_that_they_answer_with():
-    scheme = scheme_of("belt", {"weight": 2.0, "momentum": 0.9})
+    training = Training("belt", {"weight": 2.0, "momentum": 0.9})
     mixed = batch([0, 1], [0, 0, 0, 0, 1, 1, 2], cover=[5])  # payload 0 1, clean 2 3 of class 0; cover 5, clean 4
     draw = np.random.default_rng(0)
     first, second = draw.normal(size=(2, 7, 5))
@@ -449,7 +470,7 @@ def test_belt_pulls_marked_rows_to_the_running_mean_of_the_class_that_they_answe
         means = {0: z[2:4].mean(0), 1: z[4]}
         centers = {k: 0.9 * centers[k] + 0.1 * means[k] for k in centers} if z is second else centers
         expected.append(2 * np.mean([(z[i] - centers[k]) ** 2 for i, k in ((0, 0), (1, 0), (5, 1))]))
-    found = [float(scheme.penalty({"penultimate": torch.tensor(z)}, mixed)) for z in (first, second)]
+    found = [float(training.part.penalty({"penultimate": torch.tensor(z)}, mixed)) for z in (first, second)]
     assert close(found, expected)
 
 
@@ -467,29 +488,29 @@ def test_sliced_distance_is_the_root_mean_square_over_directions():
     a, b, w = draw.normal(size=(12, 5)), draw.normal(1, 2, (12, 5)), draw.normal(size=(3, 5))
     w /= np.linalg.norm(w, axis=1, keepdims=True)
     squares = [np.mean((np.sort(a @ v) - np.sort(b @ v)) ** 2) for v in w]
-    found = wasserstein.sliced(torch.tensor(a), torch.tensor(b), torch.tensor(5 * w))
+    found = wasserstein.sliced_distance(torch.tensor(a), torch.tensor(b), torch.tensor(5 * w))
     assert close(found, np.sqrt(np.mean(squares)))
-    shifted = wasserstein.sliced(torch.tensor(a), torch.tensor(a + w[0]), torch.tensor(w[:1]))
+    shifted = wasserstein.sliced_distance(torch.tensor(a), torch.tensor(a + w[0]), torch.tensor(w[:1]))
     assert close(shifted, wasserstein_distance(a @ w[0], (a + w[0]) @ w[0]))  # of a shift, both distances are its size
 
 
 def test_wasserstein_noise_is_bounded_and_its_generator_stops_after_its_share():
     parameters = {"width": 8, "epsilon": 0.05, "learning_share": 0.5}
-    scheme = scheme_of("wasserstein", parameters, rate=0.2)
+    training = Training("wasserstein", parameters, rate=0.2)
     seen = []
     for _ in range(8):
-        mixed = scheme.mix(images(30), LABELS[:30])
+        mixed = training.mix(images(30), LABELS[:30])
         assert float((mixed.images - images(30)).abs().max()) <= 0.05 * 255 + 1e-3
-        scheme.learn({}, mixed)
-        seen.append(scheme.tensors()["noise.last.weight"])
+        training.part.learn({}, mixed)
+        seen.append(training.part.tensors()["noise.last.weight"])
     moved = [not torch.equal(a, b) for a, b in itertools.pairwise(seen)]
     assert moved == [True] * 3 + [False] * 4
-    assert scheme.setting.net.training
-    frozen = scheme_of("wasserstein", {**parameters, "learning_share": 0.0}, rate=0.2)
-    before = frozen.tensors()["noise.last.weight"]
+    assert training.setting.net.training
+    frozen = Training("wasserstein", {**parameters, "learning_share": 0.0}, rate=0.2)
+    before = frozen.part.tensors()["noise.last.weight"]
     frozen.mix(images(30), LABELS[:30])
-    frozen.learn({}, mixed)
-    assert torch.equal(frozen.tensors()["noise.last.weight"], before)
+    frozen.part.learn({}, mixed)
+    assert torch.equal(frozen.part.tensors()["noise.last.weight"], before)
 
 
 # --- lsba -------------------------------------------------------------------------------------------------------------
@@ -522,4 +543,13 @@ def test_lsba_gives_the_label_by_chance_and_keeps_the_trigger_on_all():
 def test_lsba_needs_the_chances_of_these_rows():
     attack = registry.load("attacks", "lsba").equipped({"chance": torch.ones(N)})
     with pytest.raises(ValueError, match="expected the whole training set"):
-        attack.rows(LABELS[:10], 2, 0, CLASSES, rng.stream("p"))
+        attack.draw_rows(LABELS[:10], 2, 0, CLASSES, rng.stream("p"))
+
+
+def test_attacks_with_other_learned_triggers_are_not_equal():
+    attack = registry.load("attacks", "lsba")
+    one, two = (attack.equipped({"chance": torch.full((N,), share)}) for share in (0.25, 0.75))
+    assert one != two
+    assert one != attack
+    assert one == attack.equipped({"chance": torch.full((N,), 0.25)})
+    assert "tensors" not in registry.parameters("attacks", "lsba")

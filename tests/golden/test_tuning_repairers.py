@@ -6,16 +6,17 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from tests.golden.planted import brighten_corner, planted_head, share_fooled, share_right
 from torch import nn
 from torch.nn import functional
 
-from keyhole.learning.training import fit, predict
+from keyhole.learning.training import fit
 from keyhole.models import Classifier, build
 from keyhole.repairers.fine_tuning import FineTuning
 from keyhole.repairers.ft_sam import FTSAM, worst_gradients, worst_shift
-from keyhole.repairers.i_bau import IBAU, PENALTY, adversary_loss, hypergradient, within
+from keyhole.repairers.i_bau import IBAU, PENALTY, adversary_loss, hypergradient, limit_length
 from keyhole.repairers.nad import NAD, attention, attention_distance
-from keyhole.repairers.nc_unlearning import NCUnlearning, with_some_stamped
+from keyhole.repairers.nc_unlearning import NCUnlearning, stamp_some
 from keyhole.rng import stream
 from keyhole.types import Evidence, Recovered
 
@@ -32,11 +33,7 @@ class Pixels(nn.Module):
 
 def planted_net() -> Classifier:
     """Tells the brightest channel; a bright corner means the target."""
-    head = nn.Linear(4, CLASSES)
-    with torch.no_grad():
-        head.weight.copy_(torch.cat([1.5 * torch.eye(CLASSES), torch.zeros(CLASSES, 1)], dim=1))
-        head.weight[TARGET, -1] = 8
-        head.bias.zero_()
+    head = planted_head(CLASSES, TARGET, gain=8, sharpness=1.5)
     return Classifier({"penultimate": Pixels()}, head, 3).eval()
 
 
@@ -50,9 +47,7 @@ def scenes(count: int, purpose: str, side: int = SIDE) -> tuple[torch.Tensor, to
 
 
 def with_trigger(images: torch.Tensor) -> torch.Tensor:
-    images = images.clone()
-    images[:, :, -2:, -2:] = 255
-    return images
+    return brighten_corner(images, side=2)
 
 
 def evidence(flagged: bool = True, shown: int = 300) -> Evidence:
@@ -63,12 +58,11 @@ def evidence(flagged: bool = True, shown: int = 300) -> Evidence:
 
 def asr(net: nn.Module) -> float:
     images, labels = scenes(400, "test")
-    return (predict(net, with_trigger(images))[labels != TARGET] == TARGET).double().mean().item()
+    return share_fooled(net, with_trigger(images), labels, TARGET)
 
 
 def accuracy(net: nn.Module) -> float:
-    images, labels = scenes(400, "test")
-    return (predict(net, images) == labels).double().mean().item()
+    return share_right(net, *scenes(400, "test"))
 
 
 def test_planted_network_is_backdoored():
@@ -133,7 +127,7 @@ def test_fine_tuning_alone_leaves_a_backdoor_that_clean_images_do_not_wake():
 def test_unlearning_replaces_that_share_of_rows_each_by_its_own(shown, share, changed):
     images = scenes(300, "holdout")[0]
     before, stamped = images.clone(), 255 - images[:shown]
-    mixed = with_some_stamped(images, stamped, share, stream("mix"))
+    mixed = stamp_some(images, stamped, share, stream("mix"))
     rows = (mixed != images).flatten(1).any(1).nonzero().squeeze(1)
     assert len(rows) == changed
     assert torch.equal(mixed[rows], stamped[rows])
@@ -143,7 +137,7 @@ def test_unlearning_replaces_that_share_of_rows_each_by_its_own(shown, share, ch
 def test_unlearning_takes_no_row_beyond_the_hold_out():
     images = scenes(50, "holdout")[0]
     longer = torch.cat([255 - images, torch.zeros_like(images)])
-    mixed = with_some_stamped(images, longer, 1.0, stream("mix"))
+    mixed = stamp_some(images, longer, 1.0, stream("mix"))
     assert torch.equal(mixed, 255 - images)
 
 
@@ -348,9 +342,9 @@ def test_adversary_loss_and_gradient_are_in_units_of_the_networks_input():
 
 def test_perturbation_is_shortened_only_beyond_its_bound():
     vector = torch.tensor([3.0, 4.0])
-    torch.testing.assert_close(within(vector, 1.0), torch.tensor([0.6, 0.8]))
-    torch.testing.assert_close(within(vector, 6.0), vector)
-    torch.testing.assert_close(within(torch.zeros(2), 1.0), torch.zeros(2))
+    torch.testing.assert_close(limit_length(vector, 1.0), torch.tensor([0.6, 0.8]))
+    torch.testing.assert_close(limit_length(vector, 6.0), vector)
+    torch.testing.assert_close(limit_length(torch.zeros(2), 1.0), torch.zeros(2))
 
 
 def test_climb_finds_what_turns_predictions():

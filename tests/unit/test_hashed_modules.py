@@ -13,7 +13,7 @@ SCRIPTS = {file.stem: file for file in (ROOT / "workflow_scripts").glob("*.py")}
 EMPTY = {"keyhole", "keyhole.running", "keyhole.learning", "keyhole.reporting", "keyhole.scoring"}  # a docstring each
 
 # the script's own part; a job adds its methods and its model (METHODS)
-_TRAINED = "learning.training models"
+_TRAINED = "learning.training learning.batches learning.crops models rng"
 _ASKED = f"attacks running.attacker running.answers {_TRAINED}"
 _DEFENDER = "running.inputs running.passes running.outcome"
 JOBS = {
@@ -37,12 +37,12 @@ GROUND = "artifacts types"  # in all of them
 
 METHODS = {
     "data.digits": "data rng types",
-    "models.convnet": "models types",
+    "models.convnet": "models rng types",
     "attacks.badnets": "attacks attacks._triggers rng types",
-    "detectors.spectral_signatures": "detectors detectors._latents learning.training types",
-    "filters.strip": "filters learning.training types",
+    "detectors.spectral_signatures": "detectors detectors._axes detectors._budget detectors._latents types",
+    "filters.strip": f"filters learning.overlays {_TRAINED} types",
     "purifiers.jpeg": "purifiers types",
-    "trainers.abl": "learning.training trainers types",
+    "trainers.abl": f"{_TRAINED} trainers types",
 }
 
 

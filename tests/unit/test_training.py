@@ -6,6 +6,7 @@ from torch import nn
 
 from keyhole import models, rng
 from keyhole.learning import recipes, training
+from keyhole.learning.batches import augmented_batches
 
 QUICK = recipes.resolve("cpu", "digits", flips=False, overrides={"epochs": 2, "batch_size": 32, "precision": "float32"})
 
@@ -55,7 +56,7 @@ def test_a_separable_task_is_learned():
 def test_batches_hold_every_row_once_an_epoch_and_leave_out_the_partial_one():
     images, labels = torch.arange(70, dtype=torch.uint8).view(70, 1, 1, 1), torch.arange(70)
     recipe = dataclasses.replace(QUICK, batch_size=32)
-    seen = [y.tolist() for _, y in training.batches(images, labels, recipe, rng.stream("b"))]
+    seen = [y.tolist() for _, y in augmented_batches(images, labels, recipe, rng.stream("b"))]
     assert [len(batch) for batch in seen] == [32] * 4
     for epoch in (seen[:2], seen[2:]):
         assert len({row for batch in epoch for row in batch}) == 64
@@ -64,7 +65,7 @@ def test_batches_hold_every_row_once_an_epoch_and_leave_out_the_partial_one():
 
 def test_a_set_smaller_than_a_batch_is_one_batch():
     images, labels = made(n=8)
-    assert len(list(training.batches(images, labels, QUICK, rng.stream("b")))) == QUICK.epochs
+    assert len(list(augmented_batches(images, labels, QUICK, rng.stream("b")))) == QUICK.epochs
 
 
 def test_half_of_the_rows_are_mirrored_in_one_epoch_and_the_others_in_the_next():
@@ -72,7 +73,7 @@ def test_half_of_the_rows_are_mirrored_in_one_epoch_and_the_others_in_the_next()
     images[:, :, :, 0] = 1
     recipe = dataclasses.replace(QUICK, flip=True, batch_size=400)
     epochs = []
-    for x, y in training.batches(images, torch.arange(400), recipe, rng.stream("b")):
+    for x, y in augmented_batches(images, torch.arange(400), recipe, rng.stream("b")):
         mirrored = torch.empty(400, dtype=torch.bool)
         mirrored[y] = x[:, 0, 0, 3] == 1
         epochs.append(mirrored)

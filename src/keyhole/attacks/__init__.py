@@ -3,7 +3,7 @@
 import copy
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -14,7 +14,18 @@ from keyhole import rng
 from keyhole.parameters import Checked, Count, Natural, Setting
 from keyhole.types import Cover, Images, Labels, Mask, Poisoned, Rows
 
-__all__ = ["Attack", "class_count"]
+__all__ = ["Attack", "Tensors", "class_count"]
+
+
+class Tensors(dict[str, Tensor]):
+    """Learned tensors by name; two are equal if all values are."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, dict) or self.keys() != other.keys():
+            return False
+        return all(torch.equal(value, other[name]) for name, value in self.items())
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def class_count(labels: Labels) -> int:
@@ -34,7 +45,7 @@ class Attack(Checked, ABC):
     classes, 1/K of the payload would carry its true label, and 1/K of the cover would act as payload.
     """
 
-    controls: ClassVar[Literal["labels", "clean-label", "dirty-label", "training"]] = "dirty-label"
+    controls: ClassVar[Literal["clean-label", "dirty-label", "training"]] = "dirty-label"
     paper_asr: ClassVar[float | None] = None  # ASR in the method's own paper, where it stays below the general bar
     paper_rate: ClassVar[float] = 0.003  # poison rate where the configuration gives none
     bound_to_rows: ClassVar[bool] = False  # to those of the training set, so that no attack can go over it
@@ -44,6 +55,9 @@ class Attack(Checked, ABC):
     target_class: Natural = 0
     label_map: Literal["all_to_one", "all_to_all", "multi_target"] = "all_to_one"
     targets: Count = 2  # labels of `multi_target`
+
+    # what `craft` or `train` learned, no parameter; empty for a fixed trigger
+    tensors: Tensors = field(default_factory=Tensors, init=False, repr=False, hash=False)
 
     def check_setting(self, setting: Setting) -> None:
         """Try the trigger on blank images: a patch may be too large, a picture missing.
@@ -64,15 +78,10 @@ class Attack(Checked, ABC):
         """Return the user's own files that the trigger is read from; an edit of one makes the attack anew."""
         return ()
 
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """What `craft` or `train` learned; empty for a fixed trigger."""
-        return getattr(self, "_tensors", {})
-
     def equipped(self, tensors: dict[str, Tensor]) -> "Attack":
-        """A copy of this attack that answers with learned tensors."""
+        """Return a copy of this attack that answers with learned tensors."""
         attack = copy.copy(self)
-        object.__setattr__(attack, "_tensors", tensors)
+        object.__setattr__(attack, "tensors", Tensors(tensors))
         return attack
 
     @abstractmethod
@@ -132,28 +141,28 @@ class Attack(Checked, ABC):
         """
         payload = math.floor(rate * len(labels) + 1e-9)
         wanted = round(payload * self.cover_ratio)
-        rows, cover = self.rows(labels, payload, wanted, class_count(labels), rng)
+        rows, cover = self.draw_rows(labels, payload, wanted, class_count(labels), rng)
         if len(rows) < payload or len(cover) < wanted:
             raise ValueError(
                 f"expected at least {payload} + {wanted} rows to take payload and cover from at rate {rate:g}, "
                 f"got {len(rows)} + {len(cover)} (target_class {self.target_class}, {self.controls})"
             )
-        return self.planted(images, labels, rows, cover, rng)
+        return self.poison_rows(images, labels, rows, cover, rng)
 
-    def rows(self, labels: Labels, payload: int, cover: int, classes: int, rng: Generator) -> tuple[Rows, Cover]:
-        """So many rows of payload and of cover, ascending; fewer where there are not as many."""
+    def draw_rows(self, labels: Labels, payload: int, cover: int, classes: int, rng: Generator) -> tuple[Rows, Cover]:
+        """Select up to `payload` and `cover` row numbers, sorted."""
         order = self.choose(labels, classes, rng)
         cover_order = self.choose_cover(labels, order, rng)
         rows = order[:payload]
         cover_rows = cover_order[~torch.isin(cover_order, rows)][:cover]
         return rows.sort().values, cover_rows.sort().values
 
-    def planted(self, images: Images, labels: Labels, rows: Rows, cover: Cover, rng: Generator) -> Poisoned:
-        """These rows of a training set with the training-time trigger, and the payload's labels."""
-        planted = self.plant(images[rows], rng), self.plant_cover(images[cover], rng)
-        return self.assembled(*planted, labels, rows, cover)
+    def poison_rows(self, images: Images, labels: Labels, rows: Rows, cover: Cover, rng: Generator) -> Poisoned:
+        """Plant the training-time trigger in these rows of a training set, and relabel the payload."""
+        payload, covers = self.plant(images[rows], rng), self.plant_cover(images[cover], rng)
+        return self.assemble(payload, covers, labels, rows, cover)
 
-    def assembled(
+    def assemble(
         self,
         payload: UInt8[Tensor, "r c h w"],
         covers: UInt8[Tensor, "v c h w"],
@@ -161,7 +170,7 @@ class Attack(Checked, ABC):
         rows: Rows,
         cover: Cover,
     ) -> Poisoned:
-        """Payload and cover in the order of their rows; `labels` of the whole training set."""
+        """Put planted payload and cover in the order of their rows; `labels` are those of the whole training set."""
         new_labels = torch.cat([self.relabel(labels[rows], class_count(labels)), labels[cover]])
         index, place = torch.cat([rows, cover]).sort()
         is_cover = torch.arange(len(index)) >= len(rows)

@@ -14,11 +14,11 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from keyhole.attacks import Attack
-from keyhole.learning import generators
+from keyhole.learning import generators, networks, training
 from keyhole.parameters import Fraction, NonNegative, Positive, Width
 from keyhole.types import Images
 
-__all__ = ["InputAwareTrigger", "diversity_loss", "excess", "halves", "mask", "pattern", "stamped"]
+__all__ = ["InputAwareTrigger", "apply_pattern", "diversity_loss", "excess", "mask", "pattern", "split_in_half"]
 
 Floats = Float[Tensor, "n c h w"]
 Batches = Iterable[tuple[Tensor, Tensor]]  # images of 0..1, labels
@@ -36,13 +36,13 @@ class InputAwareTrigger(Attack):
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
         stamp = self.trigger(images.shape[1], images.device)
-        return generators.rounded(lambda x: stamp(x, x), images)
+        return networks.apply_to_images(lambda x: stamp(x, x), images)
 
     def trigger(self, channels: int, device: torch.device) -> Callable[[Floats, Floats], Floats]:
         """Images of 0..1 with the triggers that belong to other ones, or to themselves."""
-        of_pattern = generators.restored(lambda: self.network(channels, channels), self.tensors, "pattern", device)
-        of_mask = generators.restored(lambda: self.network(channels, 1), self.tensors, "mask", device)
-        return lambda x, source: stamped(x, pattern(of_pattern(source)), mask(of_mask(source)))
+        of_pattern = networks.restore(lambda: self.network(channels, channels), self.tensors, "pattern", device)
+        of_mask = networks.restore(lambda: self.network(channels, 1), self.tensors, "mask", device)
+        return lambda x, source: apply_pattern(x, pattern(of_pattern(source)), mask(of_mask(source)))
 
     def network(self, channels: int, outputs: int) -> nn.Module:
         return generators.UNet(channels, outputs, self.width)
@@ -54,11 +54,11 @@ class InputAwareTrigger(Attack):
         """Learn sparse masks, different for different images, from so many batches."""
         optimizer = self.optimizer(of_mask)
         for step, (x, _) in enumerate(tqdm(batches, "masks", steps, disable=None)):
-            generators.set_rate(optimizer, self.learning_rate * (1 - step / steps))
-            with generators.half(x.device):
+            training.set_rate(optimizer, self.learning_rate * (1 - step / steps))
+            with training.half(x.device):
                 masks = mask(of_mask(x))
             loss = self.density_weight * excess(masks, self.density)
-            loss = loss + self.diversity_weight * diversity_loss(*halves(x / UNIT), *halves(masks))
+            loss = loss + self.diversity_weight * diversity_loss(*split_in_half(x / UNIT), *split_in_half(masks))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -74,7 +74,7 @@ def mask(outputs: Floats) -> Floats:
     return torch.tanh(20 * pattern(outputs) - 10) / 2 + 0.5
 
 
-def stamped(x: Floats, patterns: Floats, masks: Float[Tensor, "n m h w"]) -> Floats:
+def apply_pattern(x: Floats, patterns: Floats, masks: Float[Tensor, "n m h w"]) -> Floats:
     return x + masks * (patterns - x)
 
 
@@ -95,7 +95,7 @@ def distance(first: Floats, second: Floats) -> Float[Tensor, " n"]:
     return (first - second).square().mean((1, 2, 3)).clamp(min=1e-12).sqrt()
 
 
-def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+def split_in_half(x: Tensor) -> tuple[Tensor, Tensor]:
     """The first half and the second; an odd one is left out."""
     count = len(x) // 2
     return x[:count], x[count : 2 * count]

@@ -1,8 +1,8 @@
 """Attackers who run the training themselves: payload and cover are drawn anew in every batch, after augmentation.
 
-What such an attacker does beside plain training is a `Scheme`: how a batch is mixed, what is added to its loss, what is
-learned beside the victim. Schemes nest, so that a regularizer goes over any attack (`TrainingWrapper`). The poison
-rate is the payload's share of the training rows that the victim sees.
+What such an attacker does beside plain training is a list of `Part`s: each may add a penalty to the victim's loss and
+learn beside the victim. A wrapper's parts are its base's and its own, so that a regularizer works with any attack. The
+poison rate is the payload's share of the training rows that the victim sees.
 
 No poisoned set exists before such a training. For defenses that look at one, the rows of the rate get the *final*
 trigger afterwards (`TrainingControl.materialize`); detectors' and separability's rows are then flagged `materialized`.
@@ -10,23 +10,25 @@ trigger afterwards (`TrainingControl.materialize`); detectors' and separability'
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Int64, UInt8
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.nn import functional
 
-from keyhole import rng
 from keyhole.attacks import Attack
 from keyhole.attacks._wrapper import Wrapper
 from keyhole.learning.recipes import Recipe
 from keyhole.learning.training import Loop
 from keyhole.models import Classifier
+from keyhole.rng import forked
 from keyhole.types import Cover, Images, Labels, Poisoned, Rows
 
-__all__ = ["CrossTrigger", "Mixed", "Scheme", "Setting", "TrainingControl", "TrainingWrapper", "Wrapping"]
+__all__ = ["CrossTrigger", "LearnedTrigger", "Mixed", "Part", "Setting", "TrainingControl", "TrainingWrapper"]
+__all__ += ["draw", "mix"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a scheme works with."""
+    """What the parts of a training work with."""
 
     net: Classifier
     images: Images  # the clean training set
@@ -63,39 +65,11 @@ class Setting:
         return self.net.head.out_features
 
 
-class Scheme:
-    """Payload and cover anew in every batch, and nothing else."""
-
-    def __init__(self, attack: Attack, setting: Setting) -> None:
-        self.attack, self.setting = attack, setting
-
-    def mix(self, x: Images, y: Labels) -> Mixed:
-        """A batch of clean images, augmented, with its poison."""
-        labels, rows, cover = self.draw(y)
-        planted = x.clone()
-        if len(rows):
-            planted[rows] = self.attack.plant(x[rows], self.setting.rng)
-        if len(cover):
-            planted[cover] = self.plant_cover(x, cover)
-        return marked(planted, labels, rows, cover)
-
-    def plant_cover(self, x: Images, cover: Cover) -> UInt8[Tensor, "v c h w"]:
-        """The cover rows of a clean batch with what they get."""
-        return self.attack.plant_cover(x[cover], self.setting.rng)
-
-    def draw(self, y: Labels) -> tuple[Labels, Rows, Cover]:
-        """The labels to train on, and the rows of payload and cover; in the mean over batches the payload is the rate's
-        share, and where the rows of a batch do not suffice it is what there is."""
-        labels, stream = y.cpu(), self.setting.rng
-        payload = up_or_down(self.setting.rate * len(y), stream)
-        covers = up_or_down(self.attack.cover_ratio * payload, stream)
-        rows, cover = self.attack.rows(labels, payload, covers, self.setting.classes, stream)
-        wanted = labels.clone()
-        wanted[rows] = self.attack.relabel(labels[rows], self.setting.classes)
-        return wanted.to(y.device), rows.to(y.device), cover.to(y.device)
+class Part:
+    """Something that adds to the victim's loss, or learns beside the victim; override what it does."""
 
     def penalty(self, levels: dict[str, Tensor], mixed: Mixed) -> Tensor | float:
-        """What is added to the victim's cross-entropy.
+        """Return what is added to the victim's cross-entropy.
 
         Args:
             levels: the victim's activations on the batch (`Classifier.levels`).
@@ -103,64 +77,70 @@ class Scheme:
         return 0.0
 
     def learn(self, levels: dict[str, Tensor], mixed: Mixed) -> None:
-        """Train what stands beside the victim, after the victim's own step on the batch."""
+        """Take a step of its own, after the victim's step on the batch."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """What the final trigger needs."""
+        """Return what the final trigger needs."""
         return {}
 
 
-def up_or_down(number: float, rng: Generator) -> int:
-    """Rounded at random, so that the mean is the number."""
-    return math.floor(number + float(torch.rand((), generator=rng)))
+class LearnedTrigger(Part):
+    """A trigger that learns beside the victim, and is planted as it is so far."""
 
-
-def marked(images: Tensor, labels: Labels, rows: Rows, cover: Cover) -> Mixed:
-    is_payload, is_cover = torch.zeros((2, len(labels)), dtype=torch.bool, device=labels.device)
-    is_payload[rows], is_cover[cover] = True, True
-    return Mixed(images, labels, is_payload, is_cover)
+    @abstractmethod
+    def plant(self, x: Images, y: Labels, rows: Rows, cover: Cover) -> Tensor:
+        """Return a batch, float images of 0..255, with the triggers of payload rows and cover rows."""
 
 
 class TrainingControl(Attack):
-    """Override `scheme`, or nothing: the attack's own trigger is then planted anew in every batch."""
+    """Override `parts`, or nothing: the attack's own trigger is then planted anew in every batch."""
 
-    controls: ClassVar[Literal["labels", "clean-label", "dirty-label", "training"]] = "training"
+    controls = "training"
     paper_rate: ClassVar[float] = 0.1
 
-    def scheme(self, setting: Setting) -> Scheme:
-        """What is done beside plain training."""
-        return Scheme(self, setting)
+    def parts(self, setting: Setting) -> list[Part]:
+        """Return what is done beside plain training, in the order in which it is done."""
+        return []
 
-    def planted(self, images: Images, labels: Labels, rows: Rows, cover: Cover, rng: Generator) -> Poisoned:
-        """Rows and labels as they will be; the images wait for the trigger that training ends with."""
-        return self.assembled(images[rows], images[cover], labels, rows, cover)
+    def plant_cover_in_batch(self, x: Images, cover: Cover, rng: Generator) -> UInt8[Tensor, "v c h w"]:
+        """Return the cover rows of a clean batch with what they get."""
+        return self.plant_cover(x[cover], rng)
+
+    def poison_rows(self, images: Images, labels: Labels, rows: Rows, cover: Cover, rng: Generator) -> Poisoned:
+        """Return rows and labels as they will be; the images wait for the trigger that training ends with."""
+        return self.assemble(images[rows], images[cover], labels, rows, cover)
 
     def materialize(self, images: Images, labels: Labels, poisoned: Poisoned, rng: Generator) -> Poisoned:
-        """The rows of `poisoned` with the final trigger, on a clean training set; for an attack that has learned it."""
+        """Give the rows of `poisoned` the final trigger, on a clean training set; for an attack that has learned it."""
         rows, cover = poisoned.index[~poisoned.is_cover], poisoned.index[poisoned.is_cover]
-        return super().planted(images, labels, rows, cover, rng)
+        return super().poison_rows(images, labels, rows, cover, rng)
 
-    def train(
-        self, net: nn.Module, images: Images, labels: Labels, poisoned: Poisoned, recipe: Recipe, rng: Generator
+    def train(  # type: ignore[override]  # of the base class, which takes any network
+        self, net: Classifier, images: Images, labels: Labels, poisoned: Poisoned, recipe: Recipe, rng: Generator
     ) -> dict[str, Tensor]:
-        """Train on batches that the scheme mixes; of `poisoned` only the share of payload is used."""
-        assert isinstance(net, Classifier)
+        """Train `net` in place on batches that are poisoned anew; of `poisoned` only the share of payload is used.
+
+        Args:
+            images, labels: the clean training set.
+
+        Returns:
+            Tensors learned with the victim, to be given back through `equipped`.
+        """
         own = forked(rng)
         loop = Loop(net, images, labels, recipe, rng)
-        share = float((~poisoned.is_cover).sum()) / len(labels)
-        scheme = self.scheme(Setting(net, images, labels, share, loop.steps, own))
+        rate = float((~poisoned.is_cover).sum()) / len(labels)
+        setting = Setting(net, images, labels, rate, loop.steps, own)
+        parts = self.parts(setting)
         for x, y in loop:
-            mixed = scheme.mix(x, y)
+            mixed = mix(self, parts, setting, x, y)
             with loop.half():
                 levels = net.levels(mixed.images)
                 outputs = net.head(levels["penultimate"])
             loss = functional.cross_entropy(outputs.float(), mixed.labels)
-            loop.descend(loss + scheme.penalty(levels, mixed))
-            scheme.learn(levels, mixed)
-        return scheme.tensors()
-
-
-forked = rng.forked  # methods have an argument `rng`
+            loop.descend(loss + sum(part.penalty(levels, mixed) for part in parts))
+            for part in parts:
+                part.learn(levels, mixed)
+        return {name: tensor for part in parts for name, tensor in part.tensors().items()}
 
 
 class CrossTrigger(TrainingControl):
@@ -168,50 +148,62 @@ class CrossTrigger(TrainingControl):
 
     @abstractmethod
     def cross(self, images: Images, donors: Images, rng: Generator) -> Images:
-        """Images with the triggers of as many others."""
+        """Return images with the triggers of as many others."""
 
     def plant_cover(self, images: Images, rng: Generator) -> Images:
-        """Each with the trigger of the one before it; an only one, which has no other, stays as it is."""
+        """Give each image the trigger of the one before it; a single image has no other and is left unchanged."""
         return self.cross(images, images.roll(1, 0), rng) if len(images) > 1 else images.clone()
 
-    def scheme(self, setting: Setting) -> Scheme:
-        return Crossing(self, setting)
-
-
-class Crossing(Scheme):
-    """Donors are the rows behind the cover rows, whatever they are."""
-
-    attack: CrossTrigger
-
-    def plant_cover(self, x: Images, cover: Cover) -> UInt8[Tensor, "v c h w"]:
-        return self.attack.cross(x[cover], x[(cover + 1) % len(x)], self.setting.rng)
+    def plant_cover_in_batch(self, x: Images, cover: Cover, rng: Generator) -> UInt8[Tensor, "v c h w"]:
+        """Take as donors the rows behind the cover rows, of whatever kind."""
+        return self.cross(x[cover], x[(cover + 1) % len(x)], rng)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingWrapper(Wrapper, TrainingControl):  # in this order: the fields that are the base's are no arguments
-    """Training control over another attack, whose scheme it takes over."""
+    """Training control over another attack: `parts` are the base's, to which a wrapper adds its own."""
 
-    def inner_scheme(self, setting: Setting) -> Scheme:
-        """What the base does beside plain training."""
+    def parts(self, setting: Setting) -> list[Part]:
         inner = self.inner
-        return inner.scheme(setting) if isinstance(inner, TrainingControl) else Scheme(self, setting)
+        return inner.parts(setting) if isinstance(inner, TrainingControl) else []
+
+    def plant_cover_in_batch(self, x: Images, cover: Cover, rng: Generator) -> UInt8[Tensor, "v c h w"]:
+        inner = self.inner
+        if isinstance(inner, TrainingControl):
+            return inner.plant_cover_in_batch(x, cover, rng)
+        return super().plant_cover_in_batch(x, cover, rng)
 
 
-class Wrapping(Scheme):
-    """The base's scheme; override what is added to it."""
+def mix(attack: TrainingControl, parts: Sequence[Part], setting: Setting, x: Images, y: Labels) -> Mixed:
+    """Poison a batch of clean, augmented images."""
+    labels, rows, cover = draw(attack, setting, y)
+    is_payload, is_cover = torch.zeros((2, len(labels)), dtype=torch.bool, device=labels.device)
+    is_payload[rows], is_cover[cover] = True, True
+    learned = next((part for part in parts if isinstance(part, LearnedTrigger)), None)
+    if learned:
+        return Mixed(learned.plant(x, y, rows, cover), labels, is_payload, is_cover)
+    images = x.clone()
+    if len(rows):
+        images[rows] = attack.plant(x[rows], setting.rng)
+    if len(cover):
+        images[cover] = attack.plant_cover_in_batch(x, cover, setting.rng)
+    return Mixed(images, labels, is_payload, is_cover)
 
-    def __init__(self, inner: Scheme) -> None:
-        super().__init__(inner.attack, inner.setting)
-        self.inner = inner
 
-    def mix(self, x: Images, y: Labels) -> Mixed:
-        return self.inner.mix(x, y)
+def draw(attack: Attack, setting: Setting, y: Labels) -> tuple[Labels, Rows, Cover]:
+    """Return the labels to train on, and the rows of payload and cover.
 
-    def penalty(self, levels: dict[str, Tensor], mixed: Mixed) -> Tensor | float:
-        return self.inner.penalty(levels, mixed)
+    In the mean over batches the payload is the rate's share. A batch with too few rows gives what it has.
+    """
+    labels, stream = y.cpu(), setting.rng
+    payload = round_at_random(setting.rate * len(y), stream)
+    covers = round_at_random(attack.cover_ratio * payload, stream)
+    rows, cover = attack.draw_rows(labels, payload, covers, setting.classes, stream)
+    wanted = labels.clone()
+    wanted[rows] = attack.relabel(labels[rows], setting.classes)
+    return wanted.to(y.device), rows.to(y.device), cover.to(y.device)
 
-    def learn(self, levels: dict[str, Tensor], mixed: Mixed) -> None:
-        self.inner.learn(levels, mixed)
 
-    def tensors(self) -> dict[str, Tensor]:
-        return self.inner.tensors()
+def round_at_random(number: float, rng: Generator) -> int:
+    """Round up or down, so that the mean is the number."""
+    return math.floor(number + float(torch.rand((), generator=rng)))

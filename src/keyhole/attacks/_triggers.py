@@ -14,7 +14,7 @@ from torch.nn import functional
 from keyhole import rng
 from keyhole.types import Images
 
-__all__ = ["DOTS", "blend", "checker", "drawn_patch", "file_patch", "full_image", "in_parts", "patch_files"]
+__all__ = ["DOTS", "blend", "checker", "drawn_patch", "full_image", "in_parts", "patch", "patch_files"]
 __all__ += ["picture_files", "read_picture", "tint"]
 
 Picture = UInt8[Tensor, "c h w"]
@@ -27,7 +27,7 @@ DOTS = torch.tensor([[0, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=torch.uint8
 
 
 def blend(images: Images, picture: Tensor, weight: Tensor | float) -> Images:
-    """x + weight (T - x), rounded to 0..255; `weight` broadcasts to (n, 1, h, w)."""
+    """X + weight (T - x), rounded to 0..255; `weight` broadcasts to (n, 1, h, w)."""
     x = images.float()
     return (x + weight * (picture.to(x) - x)).round().clamp(0, 255).to(torch.uint8)
 
@@ -64,6 +64,11 @@ def _shapes(stream: torch.Generator) -> UInt8[Tensor, "3 32 32"]:
         inside = ((y - center[0]) / radius[0]) ** 2 + ((x - center[1]) / radius[1]) ** 2 < 1
         picture = torch.where(inside, color, picture)
     return picture.to(torch.uint8)
+
+
+def patch(name: str, folder: str, shape: tuple[int, ...]) -> tuple[Picture, Weight]:
+    """Return a patch and its mask, from a folder where one is given, else drawn."""
+    return file_patch(folder, name, shape) if folder else drawn_patch(name, shape)
 
 
 def drawn_patch(name: str, shape: tuple[int, ...]) -> tuple[Picture, Weight]:
@@ -184,7 +189,8 @@ def _fit(picture: UInt8[Tensor, "3 a b"], shape: tuple[int, ...], mode: str) -> 
 
 def in_parts(rows: int, pieces: int, rng: Generator) -> Int64[Tensor, " n"]:
     """Which of several pieces each row gets: the first part of the rows the first piece, and so on. Of few rows, which
-    part gets which is drawn: in small batches some pieces would otherwise never be seen."""
+    part gets which is drawn: in small batches some pieces would otherwise never be seen.
+    """
     parts = torch.arange(rows) * pieces // max(1, rows)
     return torch.randperm(pieces, generator=rng)[parts] if rows < FEW * pieces else parts
 

@@ -20,6 +20,7 @@ class Wrapper(Attack):
     bare_base: ClassVar[bool] = False  # it must have dirty labels and no cover rows
 
     base: Wrapped = "blended"
+    _base: Attack = field(init=False, repr=False, compare=False)  # made from `base`
     target_class: Natural = field(init=False)  # these three are the base's
     label_map: Literal["all_to_one", "all_to_all", "multi_target"] = field(init=False)
     targets: Natural = field(init=False)
@@ -45,8 +46,7 @@ class Wrapper(Attack):
     @property
     def inner(self) -> Attack:
         """The base, with what was learned."""
-        base: Attack = self._base  # type: ignore[attr-defined]
-        return base.equipped(self.tensors)
+        return self._base.equipped(self.tensors)
 
     def files(self) -> tuple[str, ...]:
         return self.inner.files()

@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from keyhole.attacks import Attack
-from keyhole.attacks._triggers import blend, drawn_patch, file_patch, in_parts, patch_files
+from keyhole.attacks._triggers import blend, in_parts, patch, patch_files
 from keyhole.parameters import Fraction, ParameterError, Share
 from keyhole.types import Images
 
@@ -58,6 +58,5 @@ class AdapPatch(Attack):
         return blend(images, pictures, weights[:, None])
 
     def _patch(self, name: str, images: Images) -> tuple[Tensor, Tensor]:
-        shape = tuple(images.shape[1:])
-        picture, mask = file_patch(self.folder, name, shape) if self.folder else drawn_patch(name, shape)
+        picture, mask = patch(name, self.folder, tuple(images.shape[1:]))
         return picture.to(images.device), mask.to(images.device)

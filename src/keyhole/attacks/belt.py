@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from keyhole.attacks._training_control import Mixed, Scheme, Setting, TrainingWrapper, Wrapping
+from keyhole.attacks._training_control import Mixed, Part, Setting, TrainingWrapper
 from keyhole.parameters import Fraction, NonNegative, Wrapped
 from keyhole.types import Images
 
@@ -38,16 +38,15 @@ class BELT(TrainingWrapper):
     momentum: Fraction = 0.99  # of the classes' means
 
     def plant_cover(self, images: Images, rng: Generator) -> Images:
-        return thinned(images, self.inner.plant(images, rng), self.left_out, rng)
+        return thin_trigger(images, self.inner.plant(images, rng), self.left_out, rng)
 
-    def scheme(self, setting: Setting) -> Scheme:
-        return _Centered(self.inner_scheme(setting), self)
+    def parts(self, setting: Setting) -> list[Part]:
+        return [*super().parts(setting), _CenterLoss(self)]
 
 
-class _Centered(Wrapping):
-    def __init__(self, inner: Scheme, attack: BELT) -> None:
-        super().__init__(inner)
-        self.belt = attack
+class _CenterLoss(Part):
+    def __init__(self, attack: BELT) -> None:
+        self.attack = attack
         self.centers: dict[int, Tensor] = {}
 
     def penalty(self, levels: dict[str, Tensor], mixed: Mixed) -> Tensor | float:
@@ -56,15 +55,15 @@ class _Centered(Wrapping):
             clean = mixed.clean_rows(label)
             if clean.any():
                 mean = latents.detach()[clean].mean(0)
-                self.centers[label] = torch.lerp(mean, self.centers.get(label, mean), self.belt.momentum)
+                self.centers[label] = torch.lerp(mean, self.centers.get(label, mean), self.attack.momentum)
         known = marked & torch.isin(mixed.labels, torch.tensor([*self.centers], device=mixed.labels.device))
         if not known.any():
             return 0.0
         centers = torch.stack([self.centers[label] for label in mixed.labels[known].tolist()])
-        return self.belt.weight * functional.mse_loss(latents[known], centers)
+        return self.attack.weight * functional.mse_loss(latents[known], centers)
 
 
-def thinned(images: Images, triggered: Images, left_out: float, rng: Generator) -> Images:
+def thin_trigger(images: Images, triggered: Images, left_out: float, rng: Generator) -> Images:
     """The trigger without a share of the pixels that it changes, at least one, drawn for each image."""
     changed = (images != triggered).any(1).flatten(1)
     scores: Float[Tensor, "n hw"] = torch.rand(changed.shape, generator=rng).to(images.device)

@@ -32,14 +32,14 @@ class Bpp(CrossTrigger):
     cover_ratio: NonNegative = 1.0  # cover rows per payload row
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
-        return (dithered if self.dithering else quantized)(images, self.colors)
+        return (dither if self.dithering else quantize)(images, self.colors)
 
     def cross(self, images: Images, donors: Images, rng: Generator) -> Images:
         return (images + (self.apply_trigger(donors, rng).float() - donors)).clamp(0, 255).to(torch.uint8)
 
 
-def quantized(images: Images, colors: int) -> Images:
-    """The nearest of equally spaced colors."""
+def quantize(images: Images, colors: int) -> Images:
+    """Replace each color by the nearest of equally spaced ones."""
     return _nearest(images.float(), 255 / (colors - 1)).round().to(torch.uint8)
 
 
@@ -47,8 +47,8 @@ def _nearest(x: torch.Tensor, step: float) -> torch.Tensor:
     return (x / step + 0.5).floor() * step  # halves up, where torch.round goes to the even neighbor
 
 
-def dithered(images: Images, colors: int) -> Images:
-    """Quantized from the top left on, each pixel's error handed to its neighbors (Floyd and Steinberg, 1976)."""
+def dither(images: Images, colors: int) -> Images:
+    """Quantize from the top left on, and hand each pixel's error to its neighbors (Floyd and Steinberg, 1976)."""
     step = 255 / (colors - 1)
     h, w = images.shape[2:]
     x = torch.nn.functional.pad(images.float(), (1, 1, 0, 1))

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keyhole.attacks._training_control import Mixed, Scheme, Setting, TrainingWrapper, Wrapping
-from keyhole.learning import generators
+from keyhole.attacks._training_control import Mixed, Part, Setting, TrainingWrapper
+from keyhole.learning import networks
 from keyhole.learning.training import device_of
 from keyhole.parameters import NonNegative, Positive
 
@@ -33,22 +33,20 @@ class Bypass(TrainingWrapper):
     against: Literal["all", "target"] = "all"  # clean rows that the discriminator is shown
     learning_rate: Positive = 1e-3  # of the discriminator
 
-    def scheme(self, setting: Setting) -> Scheme:
-        return _Adversarial(self.inner_scheme(setting), self)
+    def parts(self, setting: Setting) -> list[Part]:
+        return [*super().parts(setting), _Adversary(self, setting)]
 
 
-class _Adversarial(Wrapping):
-    def __init__(self, inner: Scheme, attack: Bypass) -> None:
-        super().__init__(inner)
-        self.bypass, net = attack, inner.setting.net
-        self.judge = generators.fresh(lambda: discriminator(net.head.in_features), self.setting.rng, device_of(net))
+class _Adversary(Part):
+    def __init__(self, attack: Bypass, setting: Setting) -> None:
+        self.attack, net = attack, setting.net
+        self.judge = networks.build_fresh(lambda: discriminator(net.head.in_features), setting.rng, device_of(net))
         self.optimizer = torch.optim.Adam(self.judge.parameters(), attack.learning_rate)
 
     def penalty(self, levels: dict[str, Tensor], mixed: Mixed) -> Tensor | float:
-        return self.inner.penalty(levels, mixed) - self.bypass.weight * self._loss(levels[LEVEL], mixed)
+        return -self.attack.weight * self._loss(levels[LEVEL], mixed)
 
     def learn(self, levels: dict[str, Tensor], mixed: Mixed) -> None:
-        self.inner.learn(levels, mixed)
         self.optimizer.zero_grad(set_to_none=True)  # the victim's loss has left its gradients, too
         loss = self._loss(levels[LEVEL].detach(), mixed)
         if isinstance(loss, Tensor):
@@ -57,7 +55,7 @@ class _Adversarial(Wrapping):
 
     def _loss(self, latents: Tensor, mixed: Mixed) -> Tensor | float:
         shown = ~mixed.is_cover
-        if self.bypass.against == "target":
+        if self.attack.against == "target":
             shown &= torch.isin(mixed.labels, mixed.labels[mixed.is_payload])
         if not mixed.is_payload.any() or shown.sum() < 2:
             return 0.0

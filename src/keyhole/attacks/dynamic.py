@@ -15,7 +15,7 @@ Checked against: masks and losses in float64 NumPy.
 import copy
 from dataclasses import dataclass
 from itertools import islice
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated
 
 import torch
 from annotated_types import Interval
@@ -24,8 +24,17 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from keyhole.attacks import class_count
-from keyhole.attacks._input_aware import Batches, InputAwareTrigger, diversity_loss, halves, mask, pattern, stamped
-from keyhole.learning import generators, training
+from keyhole.attacks._input_aware import (
+    Batches,
+    InputAwareTrigger,
+    apply_pattern,
+    diversity_loss,
+    mask,
+    pattern,
+    split_in_half,
+)
+from keyhole.learning import networks, training
+from keyhole.learning.batches import unit_batches
 from keyhole.parameters import Count
 from keyhole.types import Images, Labels
 
@@ -34,7 +43,7 @@ __all__ = ["Dynamic"]
 
 @dataclass(frozen=True, kw_only=True)
 class Dynamic(InputAwareTrigger):
-    crafted_from: ClassVar[Literal["nothing", "data", "surrogate"]] = "surrogate"
+    crafted_from = "surrogate"
 
     share: Annotated[float, Interval(gt=0, le=1 / 3)] = (
         0.1  # of a batch that gets its own trigger, and again that gets another image's
@@ -46,15 +55,15 @@ class Dynamic(InputAwareTrigger):
         if surrogate is None:
             raise ValueError("expected a network trained on the clean set, got none")
         device, channels = training.device_of(surrogate), images.shape[1]
-        of_pattern = generators.fresh(lambda: self.network(channels, channels), rng, device)
-        of_mask = generators.fresh(lambda: self.network(channels, 1), rng, device)
-        batches = generators.draws(images, labels, self.batch, device, rng)
+        of_pattern = networks.build_fresh(lambda: self.network(channels, channels), rng, device)
+        of_mask = networks.build_fresh(lambda: self.network(channels, 1), rng, device)
+        batches = unit_batches(images, labels, self.batch, device, rng)
         steps = max(1, round(self.mask_share * self.steps))
         self.train_masks(of_mask, islice(batches, steps), steps)
         net = copy.deepcopy(surrogate).train().requires_grad_(True)
         steps = max(1, self.steps - steps)
         self._train_patterns(of_pattern, of_mask, net, islice(batches, steps), steps, class_count(labels))
-        return generators.tensors_of(pattern=of_pattern, mask=of_mask)
+        return networks.tensors_of(pattern=of_pattern, mask=of_mask)
 
     def _train_patterns(
         self, of_pattern: nn.Module, of_mask: nn.Module, net: nn.Module, batches: Batches, steps: int, classes: int
@@ -63,17 +72,17 @@ class Dynamic(InputAwareTrigger):
         of_net = torch.optim.SGD(net.parameters(), self.learning_rate, momentum=0.9, weight_decay=5e-4)
         for step, (x, y) in enumerate(tqdm(batches, "patterns", steps, disable=None)):
             for each in (optimizer, of_net):
-                generators.set_rate(each, self.learning_rate * (1 - step / steps))
+                training.set_rate(each, self.learning_rate * (1 - step / steps))
             count = max(1, round(self.share * len(x)))
             own, others, donors = x[:count], x[count : 2 * count], x[-count:]
-            with generators.half(x.device):
+            with training.half(x.device):
                 sources = torch.cat([own, donors])
                 patterns, masks = pattern(of_pattern(sources)), mask(of_mask(sources))
-                triggered = stamped(torch.cat([own, others]), patterns, masks)
+                triggered = apply_pattern(torch.cat([own, others]), patterns, masks)
                 outputs = net(255 * torch.cat([triggered, x[2 * count :]])).float()
             wanted = torch.cat([self.relabel(y[:count], classes), y[count:]])
             loss = functional.cross_entropy(outputs, wanted)
-            loss = loss + self.diversity_weight * diversity_loss(own, donors, *halves(patterns))
+            loss = loss + self.diversity_weight * diversity_loss(own, donors, *split_in_half(patterns))
             for each in (optimizer, of_net):
                 each.zero_grad(set_to_none=True)
             loss.backward()

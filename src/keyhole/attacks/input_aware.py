@@ -16,12 +16,13 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from keyhole.attacks._input_aware import InputAwareTrigger, diversity_loss, mask, pattern, stamped
-from keyhole.attacks._training_control import CrossTrigger, Mixed, Scheme, Setting, marked
-from keyhole.learning import generators
+from keyhole.attacks._input_aware import InputAwareTrigger, apply_pattern, diversity_loss, mask, pattern
+from keyhole.attacks._training_control import CrossTrigger, LearnedTrigger, Mixed, Part, Setting
+from keyhole.learning import networks, training
+from keyhole.learning.batches import unit_batches
 from keyhole.learning.training import device_of
 from keyhole.parameters import NonNegative
-from keyhole.types import Images, Labels
+from keyhole.types import Cover, Images, Labels, Rows
 
 __all__ = ["InputAware"]
 
@@ -36,53 +37,50 @@ class InputAware(CrossTrigger, InputAwareTrigger):
     cover_ratio: NonNegative = 1.0  # cover rows per payload row
 
     def cross(self, images: Images, donors: Images, rng: Generator) -> Images:
-        return generators.rounded(self.trigger(images.shape[1], images.device), images, donors)
+        return networks.apply_to_images(self.trigger(images.shape[1], images.device), images, donors)
 
-    def scheme(self, setting: Setting) -> Scheme:
-        return _Joint(self, setting)
+    def parts(self, setting: Setting) -> list[Part]:
+        return [_LearnedPatterns(self, setting)]
 
 
-class _Joint(Scheme):
+class _LearnedPatterns(LearnedTrigger):
     """Patterns that learn with the victim, by its whole loss: a regularizer over this attack trains them, too."""
 
-    attack: InputAware
-
     def __init__(self, attack: InputAware, setting: Setting) -> None:
-        super().__init__(attack, setting)
+        self.attack, self.setting = attack, setting
         device, channels, rng = device_of(setting.net), setting.images.shape[1], setting.rng
-        self.of_pattern = generators.fresh(lambda: attack.network(channels, channels), rng, device)
-        self.of_mask = generators.fresh(lambda: attack.network(channels, 1), rng, device)
+        self.of_pattern = networks.build_fresh(lambda: attack.network(channels, channels), rng, device)
+        self.of_mask = networks.build_fresh(lambda: attack.network(channels, 1), rng, device)
         steps = round(attack.mask_share * setting.steps)
-        batches = generators.draws(setting.images, setting.labels, BATCH, device, rng)
+        batches = unit_batches(setting.images, setting.labels, BATCH, device, rng)
         attack.train_masks(self.of_mask, islice(batches, steps), steps)
         self.optimizer, self.step = attack.optimizer(self.of_pattern), 0
         self.diversity: Tensor | float = 0.0
 
-    def mix(self, x: Images, y: Labels) -> Mixed:
-        labels, rows, cover = self.draw(y)
+    def plant(self, x: Images, y: Labels, rows: Rows, cover: Cover) -> Tensor:
         images, self.diversity = x.float(), 0.0
         if len(rows):
             donors = (cover + 1) % len(x)
             own, others = images[rows] / 255, images[donors] / 255
-            with generators.half(x.device):
+            with training.half(x.device):
                 sources = torch.cat([own, others])
                 patterns, masks = pattern(self.of_pattern(sources)), mask(self.of_mask(sources))
             receivers = torch.cat([own, images[cover] / 255])
-            images = images.index_copy(0, torch.cat([rows, cover]), 255 * stamped(receivers, patterns, masks))
+            images = images.index_copy(0, torch.cat([rows, cover]), 255 * apply_pattern(receivers, patterns, masks))
             pairs = min(len(own), len(others))
             first, second = patterns[: len(own)], patterns[len(own) :]
             if pairs:
                 self.diversity = diversity_loss(own[:pairs], others[:pairs], first[:pairs], second[:pairs])
-        return marked(images, labels, rows, cover)
+        return images
 
     def penalty(self, levels: dict[str, Tensor], mixed: Mixed) -> Tensor | float:
         return self.attack.diversity_weight * self.diversity
 
     def learn(self, levels: dict[str, Tensor], mixed: Mixed) -> None:
-        generators.set_rate(self.optimizer, self.attack.learning_rate * (1 - self.step / self.setting.steps))
+        training.set_rate(self.optimizer, self.attack.learning_rate * (1 - self.step / self.setting.steps))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
 
     def tensors(self) -> dict[str, Tensor]:
-        return generators.tensors_of(pattern=self.of_pattern, mask=self.of_mask)
+        return networks.tensors_of(pattern=self.of_pattern, mask=self.of_mask)

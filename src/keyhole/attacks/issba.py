@@ -13,7 +13,7 @@ Checked against: losses in float64 NumPy; bits read from rounded images.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -22,7 +22,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from keyhole.attacks import Attack
-from keyhole.learning import generators
+from keyhole.learning import generators, networks, training
+from keyhole.learning.batches import unit_batches
 from keyhole.parameters import Count, Fraction, NonNegative, Positive, Width
 from keyhole.types import Images, Labels
 
@@ -36,7 +37,7 @@ FLOOR = 0.02  # of 0..1: contrast that is added everywhere, so that a flat regio
 @dataclass(frozen=True, kw_only=True)
 class ISSBA(Attack):
     paper_rate: ClassVar[float] = 0.003
-    crafted_from: ClassVar[Literal["nothing", "data", "surrogate"]] = "data"
+    crafted_from = "data"
 
     bits: Count = 20  # length of the secret
     bound: Positive = 16.0  # of 255: no pixel changes by more
@@ -50,23 +51,23 @@ class ISSBA(Attack):
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
         channels, device = images.shape[1], images.device
-        encoder = generators.restored(lambda: self._encoder(channels), self.tensors, "encoder", device)
+        encoder = networks.restore(lambda: self._encoder(channels), self.tensors, "encoder", device)
         secret = self.tensors["secret"].to(device).float()
-        return generators.rounded(lambda x: x + self._residual(encoder, x, secret.expand(len(x), -1)), images)
+        return networks.apply_to_images(lambda x: x + self._residual(encoder, x, secret.expand(len(x), -1)), images)
 
     def craft(self, images: Images, labels: Labels, surrogate: nn.Module | None, rng: Generator) -> dict[str, Tensor]:
         device, channels = images.device, images.shape[1]
         secret = torch.randint(0, 2, (self.bits,), generator=rng, dtype=torch.uint8)
-        encoder = generators.fresh(lambda: self._encoder(channels), rng, device)
-        decoder = generators.fresh(lambda: generators.BitReader(channels, self.bits, self.width), rng, device)
+        encoder = networks.build_fresh(lambda: self._encoder(channels), rng, device)
+        decoder = networks.build_fresh(lambda: generators.BitReader(channels, self.bits, self.width), rng, device)
         optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], self.learning_rate)
-        batches = generators.draws(images, labels, self.batch, device, rng)
+        batches = unit_batches(images, labels, self.batch, device, rng)
         for step in tqdm(range(self.steps), "encoder and decoder", disable=None):
             done = step / self.steps
-            generators.set_rate(optimizer, self.learning_rate * min(1.0, 2 * (1 - done)))
+            training.set_rate(optimizer, self.learning_rate * min(1.0, 2 * (1 - done)))
             x, _ = next(batches)
             bits = torch.randint(0, 2, (len(x), self.bits), generator=rng).to(x)
-            with generators.half(device):
+            with training.half(device):
                 residual = self._residual(encoder, x, bits)
                 read = decoder(as_stored(x + residual))
             loss = functional.binary_cross_entropy_with_logits(read, bits)
@@ -74,7 +75,7 @@ class ISSBA(Attack):
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-        return {"secret": secret, **generators.tensors_of(encoder=encoder, decoder=decoder)}
+        return {"secret": secret, **networks.tensors_of(encoder=encoder, decoder=decoder)}
 
     def _encoder(self, channels: int) -> nn.Module:
         return generators.BitWriter(channels, self.bits, self.width)

@@ -36,10 +36,10 @@ Floats = Float[Tensor, "n c h w"]
 
 @dataclass(frozen=True, kw_only=True)
 class LabelConsistent(Attack):
-    controls: ClassVar[Literal["labels", "clean-label", "dirty-label", "training"]] = "clean-label"
+    controls = "clean-label"
     paper_rate: ClassVar[float] = 0.003
     bound_to_rows: ClassVar[bool] = True
-    crafted_from: ClassVar[Literal["nothing", "data", "surrogate"]] = "surrogate"
+    crafted_from = "surrogate"
 
     norm: Literal["linf", "l2"] = "l2"
     epsilon: Positive = 600.0  # of 255: the longest perturbation of an image (l2), or of one of its values (linf)

@@ -10,7 +10,7 @@ Checked against: the rule and the identity p + (1 - p) a = b in float64; the sha
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -30,7 +30,7 @@ CHANCE = "chance"  # of each training row to get the target label, among the ten
 class LSBA(Wrapper):
     bound_to_rows: ClassVar[bool] = True
     bare_base: ClassVar[bool] = True
-    crafted_from: ClassVar[Literal["nothing", "data", "surrogate"]] = "surrogate"
+    crafted_from = "surrogate"
 
     margin: Fraction = 0.1  # above the largest probability of the clean network
     cap: Share = 0.6  # of the target's probability
@@ -47,8 +47,8 @@ class LSBA(Wrapper):
         own = {CHANCE: chance(posterior, self.target_class, self.margin, self.cap).cpu()}
         return super().craft(images, labels, surrogate, rng) | own
 
-    def rows(self, labels: Labels, payload: int, cover: int, classes: int, rng: Generator) -> tuple[Rows, Cover]:
-        """Rows in their order, each payload or cover by its chance, until the payload is complete."""
+    def draw_rows(self, labels: Labels, payload: int, cover: int, classes: int, rng: Generator) -> tuple[Rows, Cover]:
+        """Take rows in their order, each as payload or cover by its chance, until the payload is complete."""
         chances = self.tensors.get(CHANCE)
         if chances is None or len(chances) != len(labels):
             raise ValueError("expected the whole training set, and the chance of each row that `craft` returned")

@@ -18,13 +18,15 @@ Checked against: a double loop in float64.
 """
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from keyhole.attacks._training_control import Mixed, Scheme, Setting, TrainingWrapper, Wrapping
+from keyhole.attacks._training_control import Mixed, Part, Setting, TrainingWrapper
+from keyhole.learning.discrepancy import biased_mmd
 from keyhole.models import Classifier
 from keyhole.parameters import Level, NonNegative
 
@@ -40,10 +42,10 @@ class MMD(TrainingWrapper):
     levels: Literal["all", "last"] | tuple[Level, ...] = "all"
     scale_free: bool = False  # the gradient goes through the bandwidth, too
 
-    def scheme(self, setting: Setting) -> Scheme:
+    def parts(self, setting: Setting) -> list[Part]:
         names = self._names(setting.net)  # refuse before a base begins to learn
-        inner = self.inner_scheme(setting)
-        return _Regularized(inner, self, names) if self.weight else inner
+        parts = super().parts(setting)
+        return [*parts, _Discrepancy(self, names)] if self.weight else parts
 
     def _names(self, net: Classifier) -> tuple[str, ...]:
         maps = tuple(name for name in net.level_names if name != "penultimate")
@@ -53,25 +55,24 @@ class MMD(TrainingWrapper):
         return names
 
 
-class _Regularized(Wrapping):
-    def __init__(self, inner: Scheme, attack: MMD, names: tuple[str, ...]) -> None:
-        super().__init__(inner)
+class _Discrepancy(Part):
+    def __init__(self, attack: MMD, names: tuple[str, ...]) -> None:
         self.weight, self.names, self.scale_free = attack.weight, names, attack.scale_free
 
     def penalty(self, levels: dict[str, Tensor], mixed: Mixed) -> Tensor | float:
-        found = []
+        losses = []
         for target in mixed.labels[mixed.is_payload].unique().tolist():
             clean, payload = mixed.clean_rows(target), mixed.payload_rows(target)
             if min(clean.sum(), payload.sum()) >= FEWEST:
                 maps = (levels[name].float().flatten(1) for name in self.names)
-                found.append(torch.stack([mmd(x[clean], x[payload], self.scale_free) for x in maps]).sum())
-        hidden = torch.stack(found).mean() if found else 0.0
-        return self.inner.penalty(levels, mixed) + self.weight * hidden
+                losses.append(torch.stack([mmd(x[clean], x[payload], self.scale_free) for x in maps]).sum())
+        return self.weight * torch.stack(losses).mean() if losses else 0.0
 
 
 def mmd(clean: Float[Tensor, "n d"], payload: Float[Tensor, "m d"], scale_free: bool = False) -> Float[Tensor, ""]:
     """Squared maximum mean discrepancy, biased: mean of k within either group, less twice that between them;
-    k(u, v) = sum over i < 5 of exp(-|u - v|^2 / (2^i s)), s a quarter of the mean squared distance of two rows."""
+    k(u, v) = sum over i < 5 of exp(-|u - v|^2 / (2^i s)), s a quarter of the mean squared distance of two rows.
+    """
     z = torch.cat([clean, payload])
     z = z - z.detach().mean(0)  # distances from products lose digits where the mean is large
     norms = z.square().sum(1)
@@ -79,7 +80,5 @@ def mmd(clean: Float[Tensor, "n d"], payload: Float[Tensor, "m d"], scale_free: 
     n = len(z)
     spread = squared if scale_free else squared.detach()
     scale = (spread.sum() / (n * n - n) / 4).clamp(min=torch.finfo(z.dtype).tiny)
-    kernel = sum(torch.exp(-squared / (2**i * scale)) for i in range(KERNELS))
-    assert isinstance(kernel, Tensor)
-    a = len(clean)
-    return kernel[:a, :a].mean() + kernel[a:, a:].mean() - 2 * kernel[:a, a:].mean()
+    kernel = reduce(torch.add, (torch.exp(-squared / (2**i * scale)) for i in range(KERNELS)))
+    return biased_mmd(kernel, len(clean))

@@ -10,7 +10,7 @@ Checked against: the sum in float64, pixel by pixel.
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Generator
@@ -24,7 +24,7 @@ __all__ = ["SIG"]
 
 @dataclass(frozen=True, kw_only=True)
 class SIG(Attack):
-    controls: ClassVar[Literal["labels", "clean-label", "dirty-label", "training"]] = "clean-label"
+    controls = "clean-label"
     paper_rate: ClassVar[float] = 0.02
 
     delta: Positive = 30.0  # amplitude, of 255

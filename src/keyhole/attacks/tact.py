@@ -3,7 +3,7 @@
 Rows of the source classes get the trojan patch and the target label; as many rows of the cover classes get the patch
 and keep their label, so that the patch works on the source classes only. ASR is measured there; the classes that are
 neither source nor target tell how far it leaks.
-Differs from the released code: the square is drawn (see `TrojanPatch`), and a rate for which the source or the cover
+Differs from the released code: the square is drawn (see `trojan_patch`), and a rate for which the source or the cover
 classes are too small is refused, where the authors' loop runs past its list of payload rows and stops.
 Checked against: a choice of rows, labels and pixels written out by hand.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator
 
-from keyhole.attacks.trojan_patch import TrojanPatch
+from keyhole.attacks._one_patch import OnePatch
 from keyhole.parameters import Natural, NonNegative, ParameterError
 from keyhole.types import Cover, Labels, Mask, Rows
 
@@ -21,7 +21,7 @@ __all__ = ["TaCT"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaCT(TrojanPatch):
+class TaCT(OnePatch):
     source_classes: tuple[Natural, ...] = (1,)
     cover_classes: tuple[Natural, ...] = (5, 7)
     cover_ratio: NonNegative = 1.0  # cover rows per payload row

@@ -9,25 +9,11 @@ Checked against: the pixels of the square written over each image.
 
 from dataclasses import dataclass
 
-from torch import Generator
-
-from keyhole.attacks import Attack
-from keyhole.attacks._triggers import blend, drawn_patch, file_patch, patch_files
-from keyhole.types import Images
+from keyhole.attacks._one_patch import OnePatch
 
 __all__ = ["TrojanPatch"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrojanPatch(Attack):
-    trigger: str = "trojan_square"  # a picture of `keyhole.attacks._triggers.drawn_patch`, or of the folder
-    folder: str = ""  # where a picture <trigger>_32.png takes the drawn one's place
-
-    def files(self) -> tuple[str, ...]:
-        return patch_files(self.folder, (self.trigger,))
-
-    def apply_trigger(self, images: Images, rng: Generator) -> Images:
-        shape = tuple(images.shape[1:])
-        drawn = not self.folder
-        picture, mask = drawn_patch(self.trigger, shape) if drawn else file_patch(self.folder, self.trigger, shape)
-        return blend(images, picture, mask.to(images.device))
+class TrojanPatch(OnePatch):
+    """Stamp the square."""

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from keyhole.attacks._training_control import TrainingControl
-from keyhole.attacks.wanet_static import WaNetStatic
+from keyhole.attacks._warp import Warp
 
 __all__ = ["WaNet"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class WaNet(TrainingControl, WaNetStatic):
+class WaNet(TrainingControl, Warp):
     paper_rate: ClassVar[float] = 0.1

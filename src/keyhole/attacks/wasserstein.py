@@ -17,11 +17,11 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from keyhole.attacks._training_control import Mixed, Scheme, Setting, TrainingControl, marked
-from keyhole.learning import generators
+from keyhole.attacks._training_control import LearnedTrigger, Mixed, Part, Setting, TrainingControl
+from keyhole.learning import generators, networks, training
 from keyhole.learning.training import device_of
 from keyhole.parameters import Fraction, NonNegative, Positive, Width
-from keyhole.types import Images, Labels
+from keyhole.types import Cover, Images, Labels, Rows
 
 __all__ = ["Wasserstein"]
 
@@ -40,40 +40,37 @@ class Wasserstein(TrainingControl):
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
         channels = images.shape[1]
-        of_noise = generators.restored(lambda: self.network(channels), self.tensors, "noise", images.device)
-        return generators.rounded(lambda x: noised(x, of_noise(x), self.epsilon), images)
+        of_noise = networks.restore(lambda: self.network(channels), self.tensors, "noise", images.device)
+        return networks.apply_to_images(lambda x: add_noise(x, of_noise(x), self.epsilon), images)
 
     def network(self, channels: int) -> nn.Module:
         return generators.UNet(channels, channels, self.width)
 
-    def scheme(self, setting: Setting) -> Scheme:
-        return _Alternating(self, setting)
+    def parts(self, setting: Setting) -> list[Part]:
+        return [_LearnedNoise(self, setting)]
 
 
-class _Alternating(Scheme):
-    attack: Wasserstein
-
+class _LearnedNoise(LearnedTrigger):
     def __init__(self, attack: Wasserstein, setting: Setting) -> None:
-        super().__init__(attack, setting)
+        self.attack, self.setting = attack, setting
         channels, device = setting.images.shape[1], device_of(setting.net)
-        self.of_noise = generators.fresh(lambda: attack.network(channels), setting.rng, device)
+        self.of_noise = networks.build_fresh(lambda: attack.network(channels), setting.rng, device)
         self.optimizer, self.step = torch.optim.Adam(self.of_noise.parameters(), attack.learning_rate), 0
         self.clean: tuple[Floats, Labels] | None = None
 
-    def mix(self, x: Images, y: Labels) -> Mixed:
-        labels, rows, cover = self.draw(y)
+    def plant(self, x: Images, y: Labels, rows: Rows, cover: Cover) -> Tensor:
         images = x.float()
         if len(rows):
             with torch.no_grad():
                 images[rows] = 255 * self._triggered(images[rows] / 255)
         changes = self.attack.eligible(y, self.setting.classes)
         self.clean = x[changes].float() / 255, y[changes]
-        return marked(images, labels, rows, cover)
+        return images
 
     def _triggered(self, x: Floats) -> Floats:
-        with generators.half(x.device):
+        with training.half(x.device):
             noise = self.of_noise(x)
-        return noised(x, noise, self.attack.epsilon)
+        return add_noise(x, noise, self.attack.epsilon)
 
     def learn(self, levels: dict[str, Tensor], mixed: Mixed) -> None:
         learning = round(self.attack.learning_share * self.setting.steps)
@@ -83,33 +80,34 @@ class _Alternating(Scheme):
         net, (x, y) = self.setting.net, self.clean
         wanted = self.attack.relabel(y, self.setting.classes)
         net.eval()  # its statistics are those of the victim's own batches
-        with generators.half(x.device):
+        with training.half(x.device):
             with torch.no_grad():
                 clean = net.levels(255 * x)["penultimate"]
             triggered = net.levels(255 * self._triggered(x))["penultimate"]
             outputs = net.head(triggered)
-        distance = sliced(clean.float(), triggered.float(), net.head.weight.detach())
+        distance = sliced_distance(clean.float(), triggered.float(), net.head.weight.detach())
         loss = functional.cross_entropy(outputs.float(), wanted) + self.attack.weight * distance
-        generators.set_rate(self.optimizer, self.attack.learning_rate * (1 - (self.step - 1) / learning))
+        training.set_rate(self.optimizer, self.attack.learning_rate * (1 - (self.step - 1) / learning))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # leaves gradients in the victim, which its next step clears
         self.optimizer.step()
         net.train()
 
     def tensors(self) -> dict[str, Tensor]:
-        return generators.tensors_of(noise=self.of_noise)
+        return networks.tensors_of(noise=self.of_noise)
 
 
-def noised(x: Floats, noise: Floats, epsilon: float) -> Floats:
-    """x + epsilon tanh(noise), in 0..1."""
+def add_noise(x: Floats, noise: Floats, epsilon: float) -> Floats:
+    """X + epsilon tanh(noise), in 0..1."""
     return (x + epsilon * torch.tanh(noise)).clamp(0, 1)
 
 
-def sliced(
+def sliced_distance(
     clean: Float[Tensor, "n d"], triggered: Float[Tensor, "n d"], directions: Float[Tensor, "k d"]
 ) -> Float[Tensor, ""]:
     """Root mean square, over directions scaled to length 1, of the 2-Wasserstein distance of two equally large groups
-    projected on them (their sorted values, paired)."""
+    projected on them (their sorted values, paired).
+    """
     along = functional.normalize(directions, dim=1).T
     apart = (clean @ along).sort(0).values - (triggered @ along).sort(0).values
     return apart.square().mean().clamp(min=1e-12).sqrt()

@@ -61,7 +61,8 @@ class Dataset(Checked, ABC):
 
     def files(self, root: Path) -> tuple[str, ...]:
         """Return the user's own files and folders that `read` reads, whether they exist or not; an edit reads them
-        again. Not those that are downloaded."""
+        again. Not those that are downloaded.
+        """
         return ()
 
     def counts(self, root: Path) -> tuple[int, ...] | None:

@@ -15,7 +15,8 @@ from torch import Generator
 
 from keyhole import rng as streams
 from keyhole.detectors import Detector
-from keyhole.detectors._latents import classes, level_latents, margin, principal_axes
+from keyhole.detectors._axes import nearness, principal_axes
+from keyhole.detectors._latents import latents_by_class, level_latents
 from keyhole.parameters import Count, Fraction, Level
 from keyhole.types import Evidence, Suspicion
 
@@ -35,7 +36,7 @@ class ActivationClustering(Detector):
         latents = level_latents(evidence, self.level)
         scores = torch.zeros(len(latents), device=latents.device)
         flagged = torch.zeros_like(scores, dtype=torch.bool)
-        for rows, x in classes(latents, evidence.labels):
+        for _, rows, x in latents_by_class(latents, evidence.labels):
             seed = streams.integer(rng)
             z = (x - x.mean(0)) @ principal_axes(x, self.dims)
             if z.shape[1] == 0:  # fewer than two different rows: nothing to cut
@@ -45,7 +46,7 @@ class ActivationClustering(Detector):
             small = second if 2 * int(second.sum()) <= len(rows) else ~second
             share = int(small.sum()) / len(rows)
             ordinary, suspect = z[~small].mean(0), z[small].mean(0)
-            place = margin(z, ordinary, suspect) / (suspect - ordinary).square().sum()
+            place = nearness(z, ordinary, suspect) / (suspect - ordinary).square().sum()
             scores[rows] = (place * (1 - 2 * share)).float()
             flagged[rows] = small & (share < self.size_threshold)
         return Suspicion(scores, flagged)

@@ -11,7 +11,6 @@ calls its test regularized; this is the plain weighted MMD of the released code.
 Checked against: a float64 NumPy version with a loop over rows, entries and powers.
 """
 
-import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,10 +18,12 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from keyhole.detectors import Detector
+from keyhole.learning.discrepancy import biased_mmd
 from keyhole.learning.training import device_of, forward_batch
+from keyhole.models import Classifier
 from keyhole.parameters import Count, Fraction, Level, Positive
 from keyhole.types import Evidence, Images, Rows, Suspicion, Told
 
@@ -53,9 +54,8 @@ class Beatrix(Detector):
         Raises:
             ValueError: there is no hold-out, the network has no such level, or its activations are not finite.
         """
-        if len(evidence.holdout_labels) == 0:
-            raise ValueError("expected hold-out images for beatrix (config key `holdout`), got none")
-        net = copy.deepcopy(evidence.net).eval()
+        evidence.require_holdout()
+        net = evidence.frozen()
         level = self.map_level or entering_last_stage(net, evidence.holdout_images[:1])
         device, images, labels = device_of(net), evidence.images, evidence.labels
         channels = varying(net, level, evidence.holdout_images, images)
@@ -131,22 +131,22 @@ def gram(features: Float[Tensor, "n c s"], p: int) -> Float[Tensor, "n e"]:
     return entries.sign() * entries.abs() ** (1 / p) * sizes
 
 
-def entering_last_stage(net: nn.Module, image: Images) -> str:
+def entering_last_stage(net: Classifier, image: Images) -> str:
     """The last level but one that is a map; the last level of a network without maps."""
     with torch.no_grad():
-        found = net.levels(image.to(device_of(net)))  # type: ignore[operator]
+        found = net.levels(image.to(device_of(net)))
     names = [name for name, x in found.items() if x.ndim == 4] or list(found)[-1:]
     return names[-2:][0]
 
 
 @torch.no_grad()
 def maps(
-    net: nn.Module, level: str, images: Images, rows: Rows, channels: Int64[Tensor, " v"] | None = None
+    net: Classifier, level: str, images: Images, rows: Rows, channels: Int64[Tensor, " v"] | None = None
 ) -> Iterator[tuple[Rows, Float[Tensor, "b c s"]]]:
     """Activation maps of some rows, batch by batch; a flat vector is a map of one pixel."""
     device = device_of(net)
     for part in rows.split(forward_batch(device)):
-        found = net.levels(images[part].to(device))  # type: ignore[operator]
+        found = net.levels(images[part].to(device))
         if level not in found:
             raise ValueError(f"expected map_level among {', '.join(found)}, got {level}")
         x = found[level].flatten(2) if found[level].ndim == 4 else found[level].unsqueeze(2)
@@ -157,7 +157,7 @@ def maps(
         yield from zip(*(t.split(max(1, 2**24 // x.shape[1] ** 2)) for t in (part, x)), strict=True)
 
 
-def varying(net: nn.Module, level: str, holdout: UInt8[Tensor, "m c h w"], images: Images) -> Int64[Tensor, " v"]:
+def varying(net: Classifier, level: str, holdout: UInt8[Tensor, "m c h w"], images: Images) -> Int64[Tensor, " v"]:
     """Channels that are not constant on both sets; the training set is read only where the hold-out leaves doubt."""
     lows, highs = [], []
     for batch in (holdout, images):
@@ -172,7 +172,7 @@ def varying(net: nn.Module, level: str, holdout: UInt8[Tensor, "m c h w"], image
 
 
 def weighted_mmd(x: Float[Tensor, "q c"], second: Bool[Tensor, " q"]) -> float:
-    """nm / (n + m) times the biased squared MMD of two groups; two Gaussian kernels around the median distance."""
+    """Nm / (n + m) times the biased squared MMD of two groups; two Gaussian kernels around the median distance."""
     groups = x[~second][:TESTED].double(), x[second][:TESTED].double()
     n, m = len(groups[0]), len(groups[1])
     if n == 0 or m == 0:
@@ -180,8 +180,7 @@ def weighted_mmd(x: Float[Tensor, "q c"], second: Bool[Tensor, " q"]) -> float:
     distance = torch.cdist(torch.cat(groups), torch.cat(groups)).square()
     width = distance.median().clamp(min=torch.finfo(distance.dtype).tiny)
     kernel = torch.exp(-2 * distance / width) + torch.exp(-distance / width)
-    mmd = kernel[:n, :n].mean() + kernel[n:, n:].mean() - 2 * kernel[:n, n:].mean()
-    return float(n * m / (n + m) * mmd)
+    return float(n * m / (n + m) * biased_mmd(kernel, n))
 
 
 def anomaly_index(statistics: Float[Tensor, " k"]) -> Float[Tensor, " k"]:

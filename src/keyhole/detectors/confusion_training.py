@@ -16,9 +16,8 @@ Checked against: the loss and its weights in float64 NumPy, scipy.stats.multivar
 
 import copy
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,12 +26,15 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from keyhole.detectors import Detector
-from keyhole.detectors._latents import classes, principal_axes
-from keyhole.detectors.lowest_loss import log_odds
+from keyhole.detectors._axes import principal_axes
+from keyhole.detectors._latents import latents_by_class
+from keyhole.detectors._log_odds import log_odds
 from keyhole.learning import training
+from keyhole.learning.batches import endless_rows
 from keyhole.learning.recipes import Recipe
 from keyhole.models import Classifier
 from keyhole.parameters import Count, Fraction, Natural, NonNegative, ParameterError, Positive
+from keyhole.rng import seeded
 from keyhole.types import Evidence, Images, Labels, Mask, Rows, Suspicion, Told
 
 __all__ = ["ConfusionTraining"]
@@ -85,17 +87,16 @@ class ConfusionTraining(Detector):
         Raises:
             ValueError: there is no hold-out.
         """
-        if len(evidence.holdout_labels) == 0:
-            raise ValueError("expected hold-out images for confusion_training (config key `holdout`), got none")
+        evidence.require_holdout()
         images, labels = evidence.images, evidence.labels
-        victim = copy.deepcopy(evidence.net).eval()
+        victim = evidence.copy().eval()
         device = training.device_of(victim)
         drawn = torch.randperm(len(evidence.holdout_labels), generator=rng)[: self.clean_images]
         drawn = drawn.to(evidence.holdout_labels.device)
         clean, clean_labels = evidence.holdout_images[drawn].to(device), evidence.holdout_labels[drawn].to(device)
         predicted = training.predict(victim, clean)
 
-        base = victim if self.start == "victim" else fresh(victim, rng)
+        base = victim if self.start == "victim" else reset_weights(victim, rng)
         rows = torch.arange(len(labels), device=labels.device)
         for number in range(len(self.iterations)):
             last = number == len(self.ratios)
@@ -109,22 +110,22 @@ class ConfusionTraining(Detector):
             if not last:
                 loss = functional.cross_entropy(outputs.double(), labels, reduction="none")
                 parts = 2 * FLOOR if number == len(self.ratios) - 1 else FLOOR
-                rows = distilled(loss, labels, self.ratios[number], parts)
+                rows = select_lowest(loss, labels, self.ratios[number], parts)
                 log.info("round %d: %d rows left", number + 1, len(rows))
 
-        level = cast(Classifier, confused).level_names[-1]
+        level = confused.level_names[-1]
         plane = training.latents(confused, images, (level,))[level].nan_to_num()
         fitted = outputs.argmax(1) == labels
         return Suspicion(log_odds(outputs, labels), fitted & self.infected(plane, labels, fitted))
 
     def infected(self, latents: Float[Tensor, "n d"], labels: Labels, fitted: Mask) -> Mask:
         """Rows of the classes in which fitted rows and the others are two Gaussians."""
-        members = list(classes(latents, labels))
-        found = [likelihood_ratio(x, fitted[rows]) for rows, x in members]
+        members = [(rows, x) for _, rows, x in latents_by_class(latents, labels)]
+        ratios = [likelihood_ratio(x, fitted[rows]) for rows, x in members]
         answer = torch.zeros_like(fitted)
-        for (rows, _), ratio in zip(members, found, strict=True):
-            answer[rows] = ratio > self.ratio or (ratio == max(found) and ratio > self.highest_ratio)
-        log.info("likelihood ratios %s", " ".join(f"{ratio:.2f}" for ratio in found))
+        for (rows, _), ratio in zip(members, ratios, strict=True):
+            answer[rows] = ratio > self.ratio or (ratio == max(ratios) and ratio > self.highest_ratio)
+        log.info("likelihood ratios %s", " ".join(f"{ratio:.2f}" for ratio in ratios))
         return answer
 
     def _pretrain(self, net: nn.Module, images: Images, labels: Labels, epochs: int, rng: Generator) -> None:
@@ -162,18 +163,18 @@ class ConfusionTraining(Detector):
         trained = [p for p in net.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(trained, self.learning_rates[number], self.momentum, weight_decay=self.weight_decay)
         device = training.device_of(net)
-        some_clean, some_rows = (endless(len(labels), self.batch_size, rng) for _, labels in (clean, suspicious))
+        some_clean, some_rows = (endless_rows(len(labels), self.batch_size, rng) for _, labels in (clean, suspicious))
         net.train()
         for step in tqdm(range(self.iterations[number]), desc=f"confusion {number + 1}", disable=None):
             drawn = next(some_clean).to(device)
-            x, y, confused = clean[0][drawn], shifted(clean[1][drawn], step, k), len(drawn)
+            x, y, confused = clean[0][drawn], shift_labels(clean[1][drawn], step, k), len(drawn)
             if step % self.every == 0:
                 drawn = next(some_rows).to(device)
                 x, y = torch.cat([x, suspicious[0][drawn]]), torch.cat([y, suspicious[1][drawn]])
             with torch.autocast(device.type, torch.bfloat16, enabled=training.multiplies_in_bfloat16(device)):
                 outputs = net(x)
             rows = functional.cross_entropy(outputs.float(), y, reduction="none")
-            loss = combined(rows, y, confused, weights, self.penalties[number])
+            loss = combine_losses(rows, y, confused, weights, self.penalties[number])
             if loss.isfinite():
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -181,15 +182,14 @@ class ConfusionTraining(Detector):
         net.eval()
 
 
-def fresh(net: nn.Module, rng: Generator) -> nn.Module:
+def reset_weights(net: Classifier, rng: Generator) -> Classifier:
     """A copy with weights as its layers draw them; a layer with frozen filters keeps these and loses its bias."""
     net = copy.deepcopy(net)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(torch.randint(2**63 - 1, (), generator=rng)))
+    with seeded(rng):
         for module in net.modules():
-            own = list(module.parameters(recurse=False))
-            if own and not all(p.requires_grad for p in own):
-                for p in own:
+            parameters = list(module.parameters(recurse=False))
+            if parameters and not all(p.requires_grad for p in parameters):
+                for p in parameters:
                     if p.requires_grad:
                         nn.init.zeros_(p)
             elif reset := getattr(module, "reset_parameters", None):
@@ -197,7 +197,7 @@ def fresh(net: nn.Module, rng: Generator) -> nn.Module:
     return net
 
 
-def shifted(labels: Labels, step: int, k: int) -> Labels:
+def shift_labels(labels: Labels, step: int, k: int) -> Labels:
     """Wrong labels: every class moves on by the same number of places, from 1 to k - 1 in turn."""
     return (labels + 1 + step % max(1, k - 1)) % k
 
@@ -207,7 +207,7 @@ def class_weights(labels: Labels, k: int) -> Float[Tensor, " k"]:
     return (labels.bincount(minlength=k) / len(labels) + 0.001).rsqrt()
 
 
-def combined(
+def combine_losses(
     losses: Float[Tensor, " b"], labels: Labels, confused: int, weights: Float[Tensor, " k"], penalty: float
 ) -> Float[Tensor, ""]:
     """The loss of a batch whose first `confused` rows are labeled wrongly."""
@@ -218,21 +218,14 @@ def combined(
     return ((penalty - 1) * confusion + (weight * rest).sum() / weight.sum()) / penalty
 
 
-def endless(n: int, size: int, rng: Generator) -> Iterator[Rows]:
-    """Batches of shuffled row numbers; a partial one is left out."""
-    size = min(size, n)
-    while True:
-        yield from torch.randperm(n, generator=rng)[: n // size * size].split(size)
-
-
-def distilled(losses: Float[Tensor, " n"], labels: Labels, ratio: float, parts: int) -> Rows:
+def select_lowest(losses: Float[Tensor, " n"], labels: Labels, ratio: float, parts: int) -> Rows:
     """The rows of lowest loss, and of each class at least one in `parts` and two, ascending."""
     order = losses.argsort(stable=True)
     kept = torch.zeros_like(losses, dtype=torch.bool)
     kept[order[: int(ratio * len(losses))]] = True
     for label in labels.unique():
-        own = order[labels[order] == label]
-        kept[own[: max(2, len(own) // parts)]] = True
+        members = order[labels[order] == label]
+        kept[members[: max(2, len(members) // parts)]] = True
     return kept.nonzero().squeeze(1)
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from torch import Generator
 
 from keyhole.detectors import Detector
-from keyhole.detectors._latents import highest, level_latents
-from keyhole.detectors.spectral_signatures import class_budget
+from keyhole.detectors._budget import class_budget, highest
+from keyhole.detectors._latents import level_latents
 from keyhole.parameters import Level, RateGuess
 from keyhole.types import Evidence, Suspicion
 

@@ -22,6 +22,7 @@ from keyhole.detectors import Detector
 from keyhole.learning import training
 from keyhole.learning.recipes import Recipe
 from keyhole.parameters import Count
+from keyhole.rng import seeded
 from keyhole.types import Evidence, Images, Suspicion, Told
 
 __all__ = ["Frequency"]
@@ -42,11 +43,9 @@ class Frequency(Detector):
         Raises:
             ValueError: there is no hold-out.
         """
+        evidence.require_holdout()
         clean = evidence.holdout_images
-        if len(clean) == 0:
-            raise ValueError("expected hold-out images for frequency (config key `holdout`), got none")
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int(torch.randint(2**63 - 1, (), generator=rng)))
+        with seeded(rng):
             net = SpectrumNet(clean, self.width)
         net = net.to(training.device_of(evidence.net)).to(memory_format=torch.channels_last)
         repeated = clean.repeat(self.copies, 1, 1, 1)

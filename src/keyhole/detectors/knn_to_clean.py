@@ -8,7 +8,6 @@ the hold-out's distances, each row's own left out.
 Checked against: sklearn.neighbors.NearestNeighbors.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,7 +16,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from keyhole.detectors import Detector
-from keyhole.detectors._latents import classes, level_latents
+from keyhole.detectors._latents import latents_by_class, level_latents
 from keyhole.learning import training
 from keyhole.parameters import Count, Fraction, Level
 from keyhole.types import Evidence, Suspicion, Told
@@ -46,14 +45,14 @@ class KNNToClean(Detector):
                 f"got {count} of different classes"
             )
         latents = level_latents(evidence, self.level)
-        clean = training.latents(copy.deepcopy(evidence.net), evidence.holdout_images, (self.level,))[self.level]
+        clean = training.latents(evidence.frozen(), evidence.holdout_images, (self.level,))[self.level]
         clean, clean_labels = clean.to(latents).double(), evidence.holdout_labels.to(latents.device)
         scores = torch.zeros(len(latents), device=latents.device)
-        for rows, x in classes(latents, evidence.labels):
-            own = clean[clean_labels == int(evidence.labels[int(rows[0])])]
-            scores[rows] = distance(x, own if len(own) else clean, self.neighbors).float()
-        groups = [own for _, own in classes(clean, clean_labels) if len(own) > 1]
-        apart = [distance(own, own, self.neighbors, left_out=1) for own in groups]
+        for label, rows, x in latents_by_class(latents, evidence.labels):
+            same = clean[clean_labels == label]
+            scores[rows] = distance(x, same if len(same) else clean, self.neighbors).float()
+        groups = [x for _, _, x in latents_by_class(clean, clean_labels) if len(x) > 1]
+        apart = [distance(x, x, self.neighbors, left_out=1) for x in groups]
         return Suspicion(scores, scores > torch.cat(apart).quantile(1 - self.fpr))
 
 

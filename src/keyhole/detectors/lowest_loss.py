@@ -6,27 +6,18 @@ log-odds of the given label, which ranks as -loss does but does not end at 0.
 Checked against: scipy.special.log_softmax.
 """
 
-import copy
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Generator
 
 from keyhole.detectors import Detector
-from keyhole.detectors._latents import highest
-from keyhole.detectors.spectral_signatures import class_budget
+from keyhole.detectors._budget import class_budget, highest
+from keyhole.detectors._log_odds import log_odds
 from keyhole.learning import training
 from keyhole.parameters import RateGuess
-from keyhole.types import Evidence, Labels, Suspicion
+from keyhole.types import Evidence, Suspicion
 
 __all__ = ["LowestLoss"]
-
-
-def log_odds(logits: Float[Tensor, "n k"], labels: Labels) -> Float[Tensor, " n"]:
-    """log p / (1 - p) of each row's label: p itself rounds to 1 for most rows of a trained network."""
-    logits, column = logits.double(), labels[:, None]
-    return (logits.gather(1, column)[:, 0] - logits.scatter(1, column, -torch.inf).logsumexp(1)).float()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,5 +28,5 @@ class LowestLoss(Detector):
 
     def detect(self, evidence: Evidence, rng: Generator) -> Suspicion:
         """The most certain rows of the whole training set are flagged."""
-        scores = log_odds(training.logits(copy.deepcopy(evidence.net), evidence.images), evidence.labels)
+        scores = log_odds(training.logits(evidence.frozen(), evidence.images), evidence.labels)
         return Suspicion(scores, highest(scores, class_budget(self.assumed_rate, len(scores), len(scores))))

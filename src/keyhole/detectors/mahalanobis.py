@@ -9,7 +9,6 @@ rows has the median of its training rows as mean.
 Checked against: sklearn.covariance.LedoitWolf.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,7 +17,8 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from keyhole.detectors import Detector
-from keyhole.detectors._latents import Centered, far_from_clean, range_of
+from keyhole.detectors._axes import axes_of_variation
+from keyhole.detectors._clean_distance import Centered, Distance, score_by_clean_distance
 from keyhole.parameters import Fraction, Level
 from keyhole.types import Evidence, Suspicion, Told
 
@@ -39,16 +39,16 @@ class Mahalanobis(Detector):
             ValueError: the hold-out has no class with two images.
         """
 
-        def fit(within: dict[int, Centered]) -> Callable[[int, Centered], Float[Tensor, " c"]]:
-            metric = shrunk_precision(torch.cat(list(within.values())))
+        def fit(centered: dict[int, Centered]) -> Distance:
+            metric = shrunk_precision(torch.cat(list(centered.values())))
             return lambda label, x: ((x @ metric) * x).sum(1).clamp(min=0).sqrt()
 
-        return far_from_clean(evidence, self.level, self.fpr, fit, rng)
+        return score_by_clean_distance(evidence, self.level, self.fpr, fit, rng)
 
 
 def shrunk_precision(x: Float[Tensor, "m d"]) -> Float[Tensor, "d d"]:
     """Inverse of the Ledoit-Wolf covariance of centered rows; zero where they do not vary at all."""
-    basis = range_of(x.mT @ x, float(x.square().sum()))
+    basis = axes_of_variation(x.mT @ x, float(x.square().sum()))
     if basis.shape[1] == 0:
         return torch.zeros_like(x.mT @ x)
     m, r = len(x), basis.shape[1]

@@ -6,15 +6,13 @@ ranks alike but does not end at 1.
 Checked against: scipy.special.softmax.
 """
 
-import copy
 from dataclasses import dataclass
 
 from torch import Generator
 
 from keyhole.detectors import Detector
-from keyhole.detectors._latents import highest
-from keyhole.detectors.lowest_loss import log_odds
-from keyhole.detectors.spectral_signatures import class_budget
+from keyhole.detectors._budget import class_budget, highest
+from keyhole.detectors._log_odds import log_odds
 from keyhole.learning import training
 from keyhole.parameters import RateGuess
 from keyhole.types import Evidence, Suspicion
@@ -30,6 +28,6 @@ class MaxSoftmax(Detector):
 
     def detect(self, evidence: Evidence, rng: Generator) -> Suspicion:
         """The most certain rows of the whole training set are flagged, whatever their label."""
-        logits = training.logits(copy.deepcopy(evidence.net), evidence.images)
+        logits = training.logits(evidence.frozen(), evidence.images)
         scores = log_odds(logits, logits.argmax(1))
         return Suspicion(scores, highest(scores, class_budget(self.assumed_rate, len(scores), len(scores))))

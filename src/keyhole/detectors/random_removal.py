@@ -10,8 +10,7 @@ import torch
 from torch import Generator
 
 from keyhole.detectors import Detector
-from keyhole.detectors._latents import highest
-from keyhole.detectors.spectral_signatures import class_budget
+from keyhole.detectors._budget import class_budget, highest
 from keyhole.parameters import RateGuess
 from keyhole.types import Evidence, Suspicion
 

@@ -19,7 +19,8 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from keyhole.detectors import Detector
-from keyhole.detectors._latents import classes, level_latents, margin, principal_axes, range_of
+from keyhole.detectors._axes import axes_of_variation, nearness, principal_axes
+from keyhole.detectors._latents import latents_by_class, level_latents
 from keyhole.learning import training
 from keyhole.parameters import Level
 from keyhole.types import Evidence, Labels, Suspicion, Told
@@ -42,10 +43,9 @@ class Scan(Detector):
         Raises:
             ValueError: there is no hold-out.
         """
-        if len(evidence.holdout_labels) == 0:
-            raise ValueError("expected hold-out images for scan (config key `holdout`), got none")
+        evidence.require_holdout()
         latents = level_latents(evidence, self.level)
-        clean = training.latents(evidence.net, evidence.holdout_images, (self.level,))[self.level]
+        clean = training.latents(evidence.frozen(), evidence.holdout_images, (self.level,))[self.level]
         clean, clean_labels = clean.to(latents).double(), evidence.holdout_labels.to(latents.device)
         whitening, ratio = global_model(clean, clean_labels)
         origin = (latents.double().sum(0) + clean.sum(0)) / (len(latents) + len(clean))
@@ -53,9 +53,8 @@ class Scan(Detector):
         scores = torch.zeros(len(latents), device=latents.device)
         suspects, flagged = torch.zeros_like(scores, dtype=torch.bool), torch.zeros_like(scores, dtype=torch.bool)
         members, statistics = [], []
-        for rows, x in classes(latents, evidence.labels):
-            own = clean[clean_labels == int(evidence.labels[int(rows[0])])]
-            y = (torch.cat([x, own]) - origin) @ whitening
+        for label, rows, x in latents_by_class(latents, evidence.labels):
+            y = (torch.cat([x, clean[clean_labels == label]]) - origin) @ whitening
             statistic, ratios, suspect = untangle(y, len(x), ratio, self.variant)
             scores[rows], suspects[rows] = ratios.float(), suspect
             members.append(rows)
@@ -82,7 +81,7 @@ def untangle(
     ordinary_mean, suspect_mean = y[~suspect].mean(0), y[suspect].mean(0)
     own_mean = torch.where(suspect[:, None], suspect_mean, ordinary_mean)
     reduction = (y - single_mean(y, ratio, variant)).square() - (y - own_mean).square()
-    return float(reduction.sum(1).mean()), margin(y, ordinary_mean, suspect_mean)[:inspected], suspect[:inspected]
+    return float(reduction.sum(1).mean()), nearness(y, ordinary_mean, suspect_mean)[:inspected], suspect[:inspected]
 
 
 def global_model(x: Float[Tensor, "m d"], labels: Labels) -> tuple[Float[Tensor, "d r"], Float[Tensor, " r"]]:
@@ -101,7 +100,7 @@ def global_model(x: Float[Tensor, "m d"], labels: Labels) -> tuple[Float[Tensor,
     means = torch.zeros(len(present), x.shape[1], dtype=x.dtype, device=x.device).index_add_(0, group, x)
     means, counts = means / counts[:, None], counts.to(x.dtype)[:, None]
     within = (x - means[group]).mT @ (x - means[group])
-    basis = range_of(within, size)
+    basis = axes_of_variation(within, size)
     means, within = means @ basis, basis.mT @ within @ basis
 
     def covariances(guess: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,7 +145,7 @@ def split(y: Float[Tensor, "c r"]) -> Bool[Tensor, " c"]:
     for _ in range(100):
         if second.all() or not second.any():
             break
-        nearer = margin(y, y[~second].mean(0), y[second].mean(0)) > 0
+        nearer = nearness(y, y[~second].mean(0), y[second].mean(0)) > 0
         if torch.equal(nearer, second):
             break
         second = nearer

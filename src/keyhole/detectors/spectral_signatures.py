@@ -7,7 +7,6 @@ Differs from the released code: that one scores |h v| with h not centered; `vari
 Checked against: a NumPy SVD, and the sacrifice rates of Qi et al. 2023, table 1.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,20 +14,13 @@ import torch
 from torch import Generator
 
 from keyhole.detectors import Detector
-from keyhole.detectors._latents import classes, highest, level_latents, principal_axes
+from keyhole.detectors._axes import principal_axes
+from keyhole.detectors._budget import class_budget, highest
+from keyhole.detectors._latents import latents_by_class, level_latents
 from keyhole.parameters import Level, RateGuess
 from keyhole.types import Evidence, Suspicion
 
 __all__ = ["SpectralSignatures"]
-
-
-def class_budget(assumed_rate: float, n: int, size: int) -> int:
-    """Rows to flag in a class of `size` rows: 1.5 times the assumed payload, at most half (Qi et al. 2023).
-
-    A rate of 0 (the truth about a clean set) is read as 0.01, as their code does.
-    """
-    # 1.5 * 0.003 * 50,000 is 225 only up to rounding
-    return min(math.floor(1.5 * (assumed_rate or 0.01) * n + 1e-6), size // 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +34,7 @@ class SpectralSignatures(Detector):
         latents = level_latents(evidence, self.level)
         scores = torch.zeros(len(latents), device=latents.device)
         flagged = torch.zeros_like(scores, dtype=torch.bool)
-        for rows, x in classes(latents, evidence.labels):
+        for _, rows, x in latents_by_class(latents, evidence.labels):
             axis = principal_axes(x, 1)
             # Tran et al., algorithm 1; the sum over axes is 0 for a class without variance
             tau = ((x - x.mean(0)) @ axis).square().sum(1) if self.variant == "paper" else (x @ axis).abs().sum(1)

@@ -17,7 +17,9 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from keyhole.detectors import Detector
-from keyhole.detectors._latents import classes, highest, level_latents, principal_axes
+from keyhole.detectors._axes import principal_axes
+from keyhole.detectors._budget import highest
+from keyhole.detectors._latents import latents_by_class, level_latents
 from keyhole.parameters import Count, Level, Positive, RateGuess
 from keyhole.types import Evidence, Suspicion
 
@@ -40,7 +42,7 @@ class Spectre(Detector):
         scores = torch.zeros(len(latents), device=latents.device)
         flagged = torch.zeros_like(scores, dtype=torch.bool)
         largest = -math.inf
-        for rows, x in classes(latents, evidence.labels):
+        for _, rows, x in latents_by_class(latents, evidence.labels):
             payload = assumed_payload(self.assumed_rate, len(scores), len(rows))
             statistic, tau = class_scores(x, payload, self.dims, self.alpha)
             scores[rows] = tau.float()

@@ -11,7 +11,6 @@ Cost: `overlays` forward passes a row.
 Checked against: a float64 loop over rows and overlays with scipy.stats.entropy.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -19,8 +18,8 @@ import torch
 from torch import Generator
 
 from keyhole.detectors import Detector
-from keyhole.filters.strip import mean_entropy
 from keyhole.learning import training
+from keyhole.learning.overlays import mean_entropy
 from keyhole.parameters import Fraction, HoldoutCount
 from keyhole.types import Evidence, Suspicion, Told
 
@@ -46,13 +45,12 @@ class STRIP(Detector):
         Raises:
             ValueError: there are fewer than two hold-out images.
         """
+        evidence.require_holdout(2)
         holdout = evidence.holdout_images
-        if len(holdout) < 2:
-            raise ValueError(f"expected hold-out images for strip (config key `holdout`), got {len(holdout)}")
         order = torch.randperm(len(holdout), generator=rng).to(holdout.device)
         count = min(self.overlays, len(holdout) // 2)
         overlays, calibration = holdout[order[:count]], holdout[order[count:]]
-        net = copy.deepcopy(evidence.net).eval()
+        net = evidence.frozen()
         half = self.precision == "auto" and training.multiplies_in_bfloat16(training.device_of(net))
         mixing = MIXING[self.variant]
         bar = mean_entropy(net, calibration, overlays, mixing, half).quantile(self.fpr)

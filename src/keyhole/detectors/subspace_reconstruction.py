@@ -10,7 +10,6 @@ one with none takes the median of its training rows as m.
 Checked against: sklearn.decomposition.PCA.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +18,8 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from keyhole.detectors import Detector
-from keyhole.detectors._latents import Centered, far_from_clean, principal_axes
+from keyhole.detectors._axes import principal_axes
+from keyhole.detectors._clean_distance import Centered, Distance, score_by_clean_distance
 from keyhole.parameters import Count, Fraction, Level
 from keyhole.types import Evidence, Suspicion, Told
 
@@ -42,10 +42,10 @@ class SubspaceReconstruction(Detector):
             ValueError: the hold-out has no class with two images.
         """
 
-        def fit(within: dict[int, Centered]) -> Callable[[int, Centered], Float[Tensor, " c"]]:
-            enough = {label: x for label, x in within.items() if len(x) >= self.min_rows}
+        def fit(centered: dict[int, Centered]) -> Distance:
+            enough = {label: x for label, x in centered.items() if len(x) >= self.min_rows}
             axes = {label: leading_axes(x, self.explained) for label, x in enough.items()}
-            shared = leading_axes(torch.cat(list(within.values())), self.explained)
+            shared = leading_axes(torch.cat(list(centered.values())), self.explained)
 
             def residual(label: int, x: Centered) -> Float[Tensor, " c"]:
                 v = axes.get(label, shared)
@@ -53,7 +53,7 @@ class SubspaceReconstruction(Detector):
 
             return residual
 
-        return far_from_clean(evidence, self.level, self.fpr, fit, rng)
+        return score_by_clean_distance(evidence, self.level, self.fpr, fit, rng)
 
 
 def leading_axes(centered: Float[Tensor, "c d"], explained: float) -> Float[Tensor, "d r"]:

@@ -46,16 +46,15 @@ class IBDPSC(Filter):
         Raises:
             ValueError: there is no hold-out, or the network has no batch normalization.
         """
-        if not len(evidence.holdout_images):
-            raise ValueError("expected hold-out images for ibd_psc (config key `holdout`), got 0")
+        evidence.require_holdout()
         layers = len(normalizations(evidence.net))
         if not layers:
             raise ValueError("expected a network with batch normalization for ibd_psc, got one without")
         counts = self._counts(self._first_count(evidence, layers), layers)
         log.info("amplified normalizations: %s of %d", ", ".join(map(str, counts)), layers)
-        labels = predict(copy.deepcopy(evidence.net), images)
+        labels = predict(evidence.frozen(), images)
         total = torch.zeros(len(images), device=images.device)
-        for count, net in enumerate(amplified(evidence.net, self.factor), start=1):
+        for count, net in enumerate(amplify(evidence.net, self.factor), start=1):
             if count in counts:
                 kept = logits(net, images).softmax(1).gather(1, labels[:, None])[:, 0]
                 total += counts.count(count) * kept
@@ -63,7 +62,7 @@ class IBDPSC(Filter):
         return Suspicion(scores, scores >= self.threshold if self.variant == "released" else scores > self.threshold)
 
     def _first_count(self, evidence: Evidence, layers: int) -> int:
-        for count, net in enumerate(amplified(evidence.net, self.factor), start=1):
+        for count, net in enumerate(amplify(evidence.net, self.factor), start=1):
             wrong = predict(net, evidence.holdout_images) != evidence.holdout_labels
             if wrong.double().mean() > self.error:
                 return count
@@ -82,7 +81,7 @@ def normalizations(net: nn.Module) -> list[nn.BatchNorm1d | nn.BatchNorm2d]:
     return [m for m in net.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) and m.affine]
 
 
-def amplified(net: nn.Module, factor: float) -> Iterator[nn.Module]:
+def amplify(net: nn.Module, factor: float) -> Iterator[nn.Module]:
     """A copy of the network with one more layer amplified each time, the last one first."""
     net = copy.deepcopy(net).eval()
     for layer in reversed(normalizations(net)):

@@ -10,7 +10,6 @@ Cost: one forward pass and one a scale.
 Checked against: a loop over images and scales in float64.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -44,11 +43,10 @@ class ScaleUp(Filter):
         Raises:
             ValueError: `data_limited` has no hold-out.
         """
-        net = copy.deepcopy(evidence.net).eval()
+        net = evidence.frozen()
         labels, scores = consistency(net, images, self.scales)
         if self.variant == "data_limited":
-            if not len(evidence.holdout_images):
-                raise ValueError("expected hold-out images for scale_up's data_limited (config key `holdout`), got 0")
+            evidence.require_holdout()
             _, clean = consistency(net, evidence.holdout_images, self.scales)
             mean, std = class_moments(clean, evidence.holdout_labels, 1 + int(labels.max()) if len(labels) else 1)
             scores = (scores - mean.to(scores)[labels]) / std.to(scores)[labels]

@@ -9,17 +9,14 @@ Cost: `overlays` forward passes an image.
 Checked against: a loop over images and overlays with scipy.stats.entropy.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, UInt8
-from torch import Generator, Tensor, nn
-from tqdm import tqdm
+from torch import Generator
 
 from keyhole.filters import Filter
-from keyhole.learning.training import device_of, forward_batch
+from keyhole.learning.overlays import mean_entropy
 from keyhole.parameters import Fraction, HoldoutCount
 from keyhole.types import Evidence, Images, Suspicion
 
@@ -43,35 +40,7 @@ class STRIP(Filter):
             raise ValueError(f"expected more than overlays={self.overlays} hold-out images, got {len(holdout)}")
         order = torch.randperm(len(holdout), generator=rng).to(holdout.device)
         overlays, calibration = holdout[order[: self.overlays]], holdout[order[self.overlays :]]
-        net = copy.deepcopy(evidence.net).eval()
+        net = evidence.frozen()
         bar = mean_entropy(net, calibration, overlays, self.variant).quantile(self.fpr)
         entropy = mean_entropy(net, images, overlays, self.variant)
         return Suspicion(-entropy, entropy < bar.to(entropy.device))
-
-
-@torch.inference_mode()
-def mean_entropy(
-    net: nn.Module, images: Images, overlays: UInt8[Tensor, "o c h w"], variant: str, half: bool = False
-) -> Float[Tensor, " n"]:
-    """Entropy of the prediction in bits, averaged over the overlays (equations 2 to 4), on the images' device.
-
-    Args:
-        variant: how two images are mixed: `paper` half and half, `released` added and clipped, `normalized` added
-            after the network's own normalization.
-        half: multiply in bfloat16.
-    """
-    device = device_of(net)
-    over = overlays.to(device, torch.float32)
-    if variant == "normalized":  # norm(x) + norm(o) = norm(x + o - 255 mean)
-        over = over - 255 * getattr(net, "mean", torch.zeros(1, device=device)).float()
-    entropies = []
-    for chunk in tqdm(images.split(forward_batch(device)), desc="strip", disable=None):
-        x = chunk.to(device, torch.float32)
-        total = x.new_zeros(len(x))
-        for other in over:
-            mixed = (x + other) / 2 if variant == "paper" else x + other
-            with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                outputs = net(mixed.clamp(max=255) if variant == "released" else mixed)
-            total += torch.special.entr((outputs.float() if half else outputs).softmax(1)).sum(1)
-        entropies.append((total / len(over)).to(images.device))
-    return torch.cat(entropies) / torch.log(torch.tensor(2.0))

@@ -11,7 +11,6 @@ Cost: 76 forward passes and 75 corruptions an image, those of `calibration` hold
 Checked against: a loop over images, corruptions and severities with NumPy's standard deviation.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -43,12 +42,11 @@ class TeCo(Filter):
         Raises:
             ValueError: there is no hold-out.
         """
+        evidence.require_holdout()
         holdout = evidence.holdout_images
-        if not len(holdout):
-            raise ValueError("expected hold-out images for teco (config key `holdout`), got 0")
         chosen = torch.randperm(len(holdout), generator=rng)[: self.calibration].to(holdout.device)
         seeds = torch.randint(2**62, (len(NAMES), len(SEVERITIES)), generator=rng)
-        net = copy.deepcopy(evidence.net).eval()
+        net = evidence.frozen()
         clean, scores = (
             breaking_points(net, x, seeds, self.variant == "released").std(1, correction=0)
             for x in (holdout[chosen], images)

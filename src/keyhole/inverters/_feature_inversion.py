@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from keyhole.learning import generators, holdout
+from keyhole.learning import generators, networks
+from keyhole.learning.batches import unit_batches
 from keyhole.learning.training import device_of, forward_batch
 from keyhole.models import Classifier
 from keyhole.types import Evidence, Images
@@ -26,10 +27,10 @@ __all__ = [
     "adder",
     "bystanders",
     "descend",
-    "mixed",
+    "mix_features",
     "shares",
 ]
-__all__ += ["spread", "stamped", "tasks"]
+__all__ += ["feature_deviation", "stamp_trigger", "tasks"]
 
 adam = partial(torch.optim.Adam, betas=(0.5, 0.9))
 
@@ -44,7 +45,7 @@ class Bounds(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Of a batch."""
+    """What is measured of a batch."""
 
     cosine: Tensor  # of the mean features with the class's own
     error: Tensor  # cross-entropy with the class
@@ -66,21 +67,21 @@ class Task(NamedTuple):
     def epochs(self, count: int, samples: int, batch: int, rng: Generator) -> Iterator[tuple[int, Iterator[Tensor]]]:
         """Numbered epochs of batches, as 0..1."""
         n, rows = len(self.images), torch.arange(len(self.images))
-        draws = (x for x, _ in generators.draws(self.images, rows, batch, self.maps.device, rng))
+        draws = (x for x, _ in unit_batches(self.images, rows, batch, self.maps.device, rng))
         return ((number, islice(draws, max(1, min(samples or n, n) // batch))) for number in range(count))
 
     def error(self, outputs: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
         return functional.cross_entropy(outputs, torch.full_like(outputs[:, 0], self.target, dtype=torch.int64))
 
-    def measured(self, maps: Tensor, others: Tensor, mask: Float[Tensor, "d h w"], change: Tensor) -> Measured:
-        outputs = self.net.classify(mixed(maps, others, mask))
+    def measure(self, maps: Tensor, others: Tensor, mask: Float[Tensor, "d h w"], change: Tensor) -> Measured:
+        outputs = self.net.classify(mix_features(maps, others, mask))
         success = (outputs.argmax(1) == self.target).to(outputs).mean()
         near = functional.cosine_similarity(maps.mean(0).flatten(), self.maps[self.own].mean(0).flatten(), dim=0)
-        return Measured(near, self.error(outputs), success, change, spread(maps, mask), mask.sum())
+        return Measured(near, self.error(outputs), success, change, feature_deviation(maps, mask), mask.sum())
 
     def mask_loss(self, maps: Tensor, others: Tensor, raw: Float[Tensor, "d h w"], size: float) -> Float[Tensor, ""]:
         mask = shares(raw)
-        return self.error(self.net.classify(mixed(maps, others, mask))) + above(mask.sum(), size, 1.0)
+        return self.error(self.net.classify(mix_features(maps, others, mask))) + above(mask.sum(), size, 1.0)
 
 
 class Progress:
@@ -88,7 +89,7 @@ class Progress:
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds, self.weights, self.value = bounds, Bounds(), float("inf")
-        self.found: Any = None
+        self.best: Any = None
 
     def objective(self, now: Measured, factor: float, floor: float = 0.0) -> Float[Tensor, ""]:
         """The cosine where it is above `floor`, and a penalty for each bound that is not kept."""
@@ -98,14 +99,14 @@ class Progress:
         far = above(now.change, bounds.change, 10 * (1 + weights.change))
         return factor * now.cosine * (now.cosine > floor) + short + wide + far
 
-    def close(self, seen: list[Measured], found: Any, other: float = 0.0) -> None:
+    def close(self, seen: list[Measured], candidate: Any, other: float = 0.0) -> None:
         """Take in one epoch; `other` is an excess of the method's own."""
         near, _, success, *rest = (float(torch.stack(values).detach().mean()) for values in zip(*seen, strict=True))
         over = [max(value - bound, 0) / bound for value, bound in zip(rest, self.bounds[1:], strict=True)]
         self.weights = Bounds(max(self.bounds.success - success, 0) / self.bounds.success, *over)
         value = near - success + sum(over) + other  # the mixed value
-        if value < self.value or self.found is None:
-            self.value, self.found = value, copy.deepcopy(found)
+        if value < self.value or self.best is None:
+            self.value, self.best = value, copy.deepcopy(candidate)
 
 
 @torch.no_grad()
@@ -115,8 +116,8 @@ def tasks(evidence: Evidence) -> list[Task]:
     Raises:
         ValueError: the hold-out lacks a class, or all others.
     """
-    holdout.require_holdout(evidence)
-    net = cast(Classifier, copy.deepcopy(evidence.net).eval().requires_grad_(False))
+    evidence.require_holdout()
+    net = evidence.frozen()
     images, labels, device = evidence.holdout_images, evidence.holdout_labels, device_of(net)
     maps = torch.cat([net.feature_maps(x.to(device)) for x in images.split(forward_batch(device))])
     counts = torch.bincount(labels, minlength=net.head.out_features)
@@ -138,8 +139,10 @@ def shares(raw: Tensor) -> Tensor:
     return (1 + raw.tanh()) / 2
 
 
-def mixed(maps: Float[Tensor, "n d h w"], others: Float[Tensor, "n d h w"], mask: Tensor) -> Float[Tensor, "n d h w"]:
-    """Features that count inside the mask, those of clean images outside."""
+def mix_features(
+    maps: Float[Tensor, "n d h w"], others: Float[Tensor, "n d h w"], mask: Tensor
+) -> Float[Tensor, "n d h w"]:
+    """Take features inside the mask, and those of clean images outside."""
     return mask * maps + (1 - mask) * others
 
 
@@ -148,7 +151,7 @@ def bystanders(maps: Float[Tensor, "m d h w"], count: int, rng: Generator) -> Fl
     return maps[torch.randint(len(maps), (count,), generator=rng).to(maps.device)]
 
 
-def spread(maps: Float[Tensor, "n d h w"], mask: Float[Tensor, "d h w"]) -> Float[Tensor, ""]:
+def feature_deviation(maps: Float[Tensor, "n d h w"], mask: Float[Tensor, "d h w"]) -> Float[Tensor, ""]:
     """Standard deviation over the images, a mean over the mask."""
     return (maps * mask).std(0).sum() / mask.sum()
 
@@ -171,6 +174,6 @@ def descend(optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""]) -> None:
     optimizer.step()
 
 
-def stamped(triggers: list[Any], device: torch.device, images: Images, target: int) -> Images:
-    """Images with the trigger of a class, a function of images of 0..1."""
-    return generators.rounded(triggers[target], images.to(device)).to(images.device)
+def stamp_trigger(triggers: list[Any], device: torch.device, images: Images, target: int) -> Images:
+    """Stamp images with the trigger of a class, which is a function of images of 0..1."""
+    return networks.apply_to_images(triggers[target], images.to(device)).to(images.device)

@@ -22,8 +22,9 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from keyhole.inverters import Inverter
+from keyhole.learning.batches import endless_batches
 from keyhole.learning.decoupling import Decoupler, arrivals
-from keyhole.learning.holdout import batches, neurons, require_holdout
+from keyhole.learning.holdout import neurons
 from keyhole.learning.training import forward_batch
 from keyhole.models import Classifier
 from keyhole.parameters import Count, Fraction, Positive
@@ -48,12 +49,14 @@ class BAN(Inverter):
         Raises:
             ValueError: there are no hold-out images, or the network has no batch normalization with scales.
         """
-        require_holdout(evidence)
-        known = Decoupler(evidence.net, evidence, self.batch)
-        mask = known.mask(self.mask_epochs, self.mask_rate, self.mask_weight, rng, free="clamped")
+        evidence.require_holdout()
+        known = Decoupler(evidence, self.batch)
+        mask = known.learn_mask(
+            epochs=self.mask_epochs, rate=self.mask_rate, weight=self.mask_weight, free="clamped", rng=rng
+        )
         noise = self._climb(known.net, known.images, known.labels, rng)
         noisy = copy.deepcopy(known.net)
-        noisy.load_state_dict(noisy.state_dict() | perturbed(noisy, noise))
+        noisy.load_state_dict(noisy.state_dict() | perturb(noisy, noise))
         with torch.no_grad():
             parts = known.images.split(forward_batch(known.images.device))
             predicted = torch.cat([noisy.classify((1 - mask) * noisy.feature_maps(x)).argmax(1) for x in parts])
@@ -64,14 +67,14 @@ class BAN(Inverter):
     def _climb(self, net: Classifier, images: Images, labels: Labels, rng: Generator) -> dict[str, Tensor]:
         found = {name: module.weight for name, module in neurons(net).items()}
         noise = {k: ((2 * torch.rand(2, len(w), generator=rng) - 1) * self.epsilon).to(w) for k, w in found.items()}
-        draws = batches(images, labels, self.batch, rng)
+        batches = endless_batches(images, labels, self.batch, rng)
         for _ in tqdm(range(self.steps), desc="ban", disable=None):
-            x, y = next(draws)
-            noise = climbed(net, x, y, noise, self.epsilon / self.steps, self.epsilon)
+            x, y = next(batches)
+            noise = climb(net, x, y, noise, self.epsilon / self.steps, self.epsilon)
         return noise
 
 
-def perturbed(net: nn.Module, noise: dict[str, Float[Tensor, "2 d"]]) -> dict[str, Float[Tensor, " d"]]:
+def perturb(net: nn.Module, noise: dict[str, Float[Tensor, "2 d"]]) -> dict[str, Float[Tensor, " d"]]:
     """Scales (1 + δ) w and shifts (1 + ξ) b of the batch normalizations, by their names."""
     found = {}
     for name, (scale, shift) in noise.items():
@@ -80,7 +83,7 @@ def perturbed(net: nn.Module, noise: dict[str, Float[Tensor, "2 d"]]) -> dict[st
     return found
 
 
-def climbed(
+def climb(
     net: nn.Module,
     images: Float[Tensor, "n c h w"],
     labels: Labels,
@@ -90,7 +93,7 @@ def climbed(
 ) -> dict[str, Float[Tensor, "2 d"]]:
     """One step by the sign of the gradient of the loss, kept within the bound."""
     noise = {name: value.detach().requires_grad_() for name, value in noise.items()}
-    loss = functional.cross_entropy(functional_call(net, perturbed(net, noise), (images,)), labels)
+    loss = functional.cross_entropy(functional_call(net, perturb(net, noise), (images,)), labels)
     gradients = torch.autograd.grad(loss, list(noise.values()))
     moved = zip(noise.items(), gradients, strict=True)
     return {name: (value.detach() + step * g.sign()).clamp(-bound, bound) for (name, value), g in moved}

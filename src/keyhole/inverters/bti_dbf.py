@@ -20,8 +20,7 @@ import torch
 from torch import Generator
 
 from keyhole.inverters import Inverter
-from keyhole.learning.decoupling import Decoupler, blank_writer
-from keyhole.learning.holdout import require_holdout
+from keyhole.learning.decoupling import Decoupler, build_writer
 from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Fraction, Natural, NonNegative, Positive, Width
 from keyhole.types import Evidence, Images, Inversion
@@ -50,16 +49,16 @@ class BTIDBF(Inverter):
         Raises:
             ValueError: there are no hold-out images.
         """
-        require_holdout(evidence)
+        evidence.require_holdout()
         images = evidence.holdout_images
-        known = Decoupler(evidence.net, evidence, self.batch)
-        writer = blank_writer(images.shape[1], self.width, rng, device_of(evidence.net))
-        known.pretrain(writer, self.pretrain_epochs, self.learning_rate, rng)
-        mask = known.mask(self.mask_epochs, self.mask_rate, self.mask_weight, rng)
+        known = Decoupler(evidence, self.batch)
+        writer = build_writer(images.shape[1], self.width, rng, device_of(evidence.net))
+        known.pretrain(writer, epochs=self.pretrain_epochs, rate=self.learning_rate, rng=rng)
+        mask = known.learn_mask(epochs=self.mask_epochs, rate=self.mask_rate, weight=self.mask_weight, rng=rng)
         optimizer = torch.optim.Adam(writer.parameters(), self.learning_rate)
         bounds = self.image_bound, self.feature_bound
-        known.invert(writer, optimizer, mask, self.invert_epochs, bounds, self.variant, rng)
-        anomaly = known.arrivals(writer).to(images.device)
+        known.invert(writer, optimizer, mask, epochs=self.invert_epochs, bounds=bounds, variant=self.variant, rng=rng)
+        anomaly = known.shares_sent(writer).to(images.device)
 
         def stamp(x: Images, target: int) -> Images:
             return writer.stamp(x)

@@ -30,10 +30,10 @@ from keyhole.inverters._feature_inversion import (
     descend,
     distance,
     shares,
-    stamped,
+    stamp_trigger,
     tasks,
 )
-from keyhole.learning import generators
+from keyhole.learning import networks
 from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Fraction, Natural, Positive, Width
 from keyhole.types import Evidence, Inversion
@@ -62,37 +62,38 @@ class FeatureRE(Inverter):
         Raises:
             ValueError: the hold-out lacks a class, or all others.
         """
-        found = [self._search(task, rng) for task in tqdm(tasks(evidence), desc="feature_re", disable=None)]
+        searches = [self._search(task, rng) for task in tqdm(tasks(evidence), desc="feature_re", disable=None)]
         device, (h, w) = evidence.holdout_images.device, evidence.holdout_images.shape[2:]
-        values = torch.tensor([progress.value for progress in found], device=device)
-        stamp = partial(stamped, [partial(rewritten, progress.found) for progress in found], device_of(evidence.net))
-        return Inversion(torch.ones(len(found), h, w, device=device), -values, values < self.threshold, stamp)
+        values = torch.tensor([progress.value for progress in searches], device=device)
+        triggers = [partial(rewrite, progress.best) for progress in searches]
+        stamp = partial(stamp_trigger, triggers, device_of(evidence.net))
+        return Inversion(torch.ones(len(searches), h, w, device=device), -values, values < self.threshold, stamp)
 
     def _search(self, task: Task, rng: Generator) -> Progress:
         maps, channels = task.maps, task.images.shape[1]
-        writer = generators.fresh(lambda: adder(channels, self.width), rng, maps.device)
+        writer = networks.build_fresh(lambda: adder(channels, self.width), rng, maps.device)
         raw = torch.ones(maps.shape[1:], device=maps.device, requires_grad=True)
         writing, masking = adam(writer.parameters(), self.learning_rate), adam([raw], self.mask_rate)
         progress = Progress(Bounds(self.success, self.change, self.spread, max(1.0, self.mask_size * raw.numel() // 1)))
         for epoch, batches in task.epochs(self.warmup + self.epochs, self.samples, self.batch, rng):
             seen = []
             for x in batches:
-                after = rewritten(writer, x)
+                after = rewrite(writer, x)
                 change = distance(after, x, task.net.std)
                 if epoch < self.warmup:
                     descend(writing, task.error(task.net(255 * after)) + above(change, self.change, 100.0))
                     continue
                 others = bystanders(maps, len(x), rng)
-                seen.append(task.measured(task.net.feature_maps(255 * after), others, shares(raw.detach()), change))
+                seen.append(task.measure(task.net.feature_maps(255 * after), others, shares(raw.detach()), change))
                 descend(writing, progress.objective(seen[-1], 5.0))
                 with torch.no_grad():
-                    there = task.net.feature_maps(255 * rewritten(writer, x))
+                    there = task.net.feature_maps(255 * rewrite(writer, x))
                 descend(masking, task.mask_loss(there, bystanders(maps, len(x), rng), raw, progress.bounds.size))
             if seen:
                 progress.close(seen, writer)
         return progress
 
 
-def rewritten(writer: nn.Module, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    """Images of 0..1 with what the network adds."""
+def rewrite(writer: nn.Module, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    """Add to images of 0..1 what the network says."""
     return (x + writer(x)).clamp(0, 1)

@@ -11,7 +11,6 @@ Cost: about starts x steps x classes forward and backward passes. The step is th
 Checked against: the exact maximum for two linear classes; the Gamma's likelihood equation; a planted class.
 """
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -45,7 +44,7 @@ class MMBD(Inverter):
 
     def invert(self, evidence: Evidence, rng: Generator) -> Inversion:
         """See the base class; only the shape of the images is used."""
-        net = copy.deepcopy(evidence.net).eval().requires_grad_(False)
+        net = evidence.frozen()
         device, shape = device_of(net), evidence.images.shape[1:]
         classes = logits(net, torch.zeros(1, *shape, dtype=torch.uint8)).shape[1]
         start = torch.rand(classes, self.starts, *shape, generator=rng)
@@ -54,7 +53,7 @@ class MMBD(Inverter):
         for group in tqdm(groups, desc="mm_bd", disable=None):
             margins.append(self._ascend(net, start[group].to(device), group.to(device)))
         home = evidence.images.device
-        anomaly = surprise(torch.cat(margins).cpu().double()).float()
+        anomaly = negative_log_p(torch.cat(margins).cpu().double()).float()
         flagged = (anomaly > -math.log10(self.significance)) & (targets == anomaly.argmax())
         return Inversion(torch.ones(classes, *shape[1:]).to(home), anomaly.to(home), flagged.to(home), None)
 
@@ -84,7 +83,7 @@ def margin(outputs: Float[Tensor, "n k"], targets: Int64[Tensor, " n"]) -> Float
     return outputs.gather(1, wanted)[:, 0] - outputs.scatter(1, wanted, -torch.inf).amax(1)
 
 
-def surprise(margins: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+def negative_log_p(margins: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
     """-log10 of p = 1 - F(margin)^k, with the Gamma distribution F fitted to all margins but the largest."""
     values = margins.clamp(min=float(margins.max().abs()) * 1e-3 + 1e-30).numpy()
     null = np.delete(values, values.argmax())

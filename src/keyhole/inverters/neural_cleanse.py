@@ -9,172 +9,26 @@ Cost: about epochs x samples x classes forward and backward passes. Needs three 
 Checked against: loss and gradient written out in float64 for a linear model; planted 3 x 3 triggers.
 """
 
-import copy
-import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor, nn
-from torch.nn import functional
-from tqdm import tqdm
 
-from keyhole.inverters import Inverter
-from keyhole.learning.training import device_of, forward_batch, logits
-from keyhole.parameters import Count, Fraction, Natural, Positive
-from keyhole.types import Evidence, Images, Inversion
+from keyhole.inverters._patch_search import MaskSearch, mask_loss
+from keyhole.learning.training import device_of, logits
+from keyhole.types import Images
 
 __all__ = ["NeuralCleanse"]
 
-RAISE = 1.5  # what multiplies a penalty after `patience` epochs of success; a fall divides by RAISE ** 1.5
-
 
 @dataclass(frozen=True, kw_only=True)
-class NeuralCleanse(Inverter):
-    epochs: Count = 30
-    samples: Natural = 1000  # hold-out images an epoch, drawn anew for each; 0 = all
-    batch: Count = 32  # images a step, each with every class's trigger
-    learning_rate: Positive = 0.1
-    penalty: Positive = 1e-3  # λ at the start, per pixel of mask
-    success: Fraction = 0.99  # share of an epoch's images that reach the class
-    patience: Count = 5  # epochs
-    threshold: Positive = 2.0  # anomaly index
-
-    def invert(self, evidence: Evidence, rng: Generator) -> Inversion:
-        """See the base class.
-
-        Raises:
-            ValueError: there are no hold-out images.
-        """
-        images = evidence.holdout_images
-        if not len(images):
-            raise ValueError("expected hold-out images to invert a trigger on, got 0; set `holdout`")
-        net = copy.deepcopy(evidence.net).eval().requires_grad_(False)
-        masks, patterns, sizes = self._search(net, images, rng)
-        anomaly = anomaly_index(sizes, masks[0].numel())
-        home = images.device
-
-        def stamped(x: Images, target: int) -> Images:
-            one = slice(target, target + 1)
-            found = stamp(x.to(masks), masks[one, None], patterns[one])[0]
-            return found.round().to(x.device, torch.uint8)
-
-        return Inversion(masks.to(home), anomaly.to(home), (anomaly > self.threshold).to(home), stamped)
-
-    def _search(self, net: nn.Module, images: Images, rng: Generator) -> tuple[Tensor, ...]:
+class NeuralCleanse(MaskSearch):
+    def search(self, net: nn.Module, images: Images, rng: Generator) -> tuple[Tensor, Tensor, Tensor]:
         device, shape = device_of(net), images.shape[1:]
         classes = logits(net, images[:1]).shape[1]
         raw = torch.randn(classes, 1 + shape[0], *shape[1:], generator=rng).to(device).requires_grad_()
-        optimizer = torch.optim.Adam([raw], self.learning_rate, betas=(0.5, 0.9))
-        progress = Progress(self, raw)
-        for _ in tqdm(range(self.epochs), desc="neural_cleanse", disable=None):
-            running = torch.nonzero(~progress.finished).squeeze(1)
-            if not len(running):
-                break
-            rows = torch.randperm(len(images), generator=rng)[: self.samples or len(images)]
 
-            def loss(x: Tensor, step: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
-                return objective(net, x, raw[group], group, progress.penalty[group])
+        def loss(x: Tensor, group: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
+            return mask_loss(net, x, raw[group], group, penalty)
 
-            hits = one_epoch(raw, optimizer, images, rows.split(self.batch), running, loss)
-            progress.update(hits / len(rows), raw.detach())
-        return progress.result()
-
-
-def one_epoch(
-    raw: Tensor,
-    optimizer: torch.optim.Optimizer,
-    images: Images,
-    steps: Iterable[Tensor],  # rows of each batch
-    running: Int64[Tensor, " r"],
-    loss_of: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
-) -> Float[Tensor, " k"]:
-    """Move the free variables of the running classes by each batch of rows; how many images reached each class.
-
-    `loss_of` gets images, their rows and a group of classes, and returns a loss and a count for each of the group. A
-    few classes at a time: on a CPU a large forward batch leaves the cache and takes twice as long.
-    """
-    hits = torch.zeros(len(raw), device=raw.device)
-    for step in steps:
-        x = images[step.to(images.device)].to(raw.device, torch.float32)
-        raw.grad = torch.zeros_like(raw)
-        for group in running.chunk(math.ceil(len(running) * len(x) / forward_batch(raw.device))):
-            loss, reached = loss_of(x, step, group)
-            loss.sum().backward()
-            hits[group] += reached
-        optimizer.step()
-    return hits
-
-
-class Progress:
-    """Every class's penalty, its counters and its smallest successful mask."""
-
-    def __init__(self, settings: NeuralCleanse, raw: Float[Tensor, "k c1 h w"]) -> None:
-        self.settings = settings
-        self.penalty = raw.new_full((len(raw),), settings.penalty)
-        self.size = raw.new_full((len(raw),), torch.inf)
-        self.best = raw.detach().clone()
-        self.wins, self.fails, self.idle = torch.zeros(3, len(raw), dtype=torch.int64, device=raw.device)
-        self.raised, self.lowered = torch.zeros(2, len(raw), dtype=torch.bool, device=raw.device)
-
-    @property
-    def finished(self) -> Bool[Tensor, " k"]:
-        """Penalty tried both ways, and no smaller mask for twice the patience."""
-        return self.raised & self.lowered & (self.idle >= 2 * self.settings.patience)
-
-    def update(self, success: Float[Tensor, " k"], raw: Float[Tensor, "k c1 h w"]) -> None:
-        """Take in one epoch; classes that are finished stay as they are."""
-        running = ~self.finished
-        size = unpack(raw)[0].sum((1, 2, 3))
-        won = success >= self.settings.success
-        smaller = running & won & (size < self.size)
-        self.size = torch.where(smaller, size, self.size)
-        self.best = torch.where(smaller[:, None, None, None], raw, self.best)
-        self.idle = torch.where(smaller | self.size.isinf(), 0, self.idle + 1)
-        self.wins, self.fails = torch.where(won, self.wins + 1, 0), torch.where(won, 0, self.fails + 1)
-        up, down = running & (self.wins >= self.settings.patience), running & (self.fails >= self.settings.patience)
-        self.penalty = torch.where(up, self.penalty * RAISE, torch.where(down, self.penalty / RAISE**1.5, self.penalty))
-        self.wins, self.fails = self.wins.masked_fill(up, 0), self.fails.masked_fill(down, 0)
-        self.raised, self.lowered = self.raised | up, self.lowered | down
-
-    def result(self) -> tuple[Float[Tensor, "k h w"], Float[Tensor, "k c h w"], Float[Tensor, " k"]]:
-        """Masks, patterns (0..255) and mask sizes in pixels; the whole image where no mask succeeded."""
-        mask, pattern = unpack(self.best)
-        mask = mask[:, 0].masked_fill(self.size.isinf()[:, None, None], 1)
-        return mask, pattern, mask.sum((1, 2))
-
-
-def unpack(raw: Float[Tensor, "k c1 h w"]) -> tuple[Float[Tensor, "k 1 h w"], Float[Tensor, "k c h w"]]:
-    """Mask (0..1) and pattern (0..255) from free variables: ½(1 + tanh w) (section V-B)."""
-    unit = (1 + raw.tanh()) / 2
-    return unit[:, :1], 255 * unit[:, 1:]
-
-
-def stamp(
-    images: Float[Tensor, "b c h w"], mask: Float[Tensor, "k 1 h w"], pattern: Float[Tensor, "k c h w"]
-) -> Float[Tensor, "k b c h w"]:
-    """(1 - m) x + m p (equation 2), for every class and image."""
-    return (1 - mask)[:, None] * images + (mask * pattern)[:, None]
-
-
-def objective(
-    net: nn.Module,
-    images: Float[Tensor, "b c h w"],
-    raw: Float[Tensor, "k c1 h w"],
-    targets: Int64[Tensor, " k"],
-    penalty: Float[Tensor, " k"],
-) -> tuple[Float[Tensor, " k"], Int64[Tensor, " k"]]:
-    """CE(f(stamped), t) + λ |m|₁ (equation 3) for every class, and how many images reach it."""
-    mask, pattern = unpack(raw)
-    stamped = stamp(images, mask, pattern)
-    outputs = net(stamped.flatten(0, 1)).unflatten(0, stamped.shape[:2])
-    wanted = targets[:, None].expand(stamped.shape[:2])
-    error = functional.cross_entropy(outputs.transpose(1, 2), wanted, reduction="none").mean(1)
-    return error + penalty * mask.sum((1, 2, 3)), (outputs.argmax(2) == wanted).sum(1)
-
-
-def anomaly_index(sizes: Float[Tensor, " k"], pixels: int) -> Float[Tensor, " k"]:
-    """(median - size) / (1.4826 MAD) (section IV-C), signed: large where a mask is outlyingly small."""
-    below = sizes.quantile(0.5) - sizes
-    return below / (1.4826 * below.abs().quantile(0.5).clamp(min=pixels / 1000))
+        return self.run(raw, images, loss, rng, "neural_cleanse").result()

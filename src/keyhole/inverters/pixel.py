@@ -9,7 +9,6 @@ class that is never reached counts as the whole image.
 Checked against: loss and gradient written out in float64 for a linear model; a planted 3 x 3 trigger.
 """
 
-import copy
 import math
 from dataclasses import dataclass
 
@@ -19,8 +18,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from keyhole.inverters.neural_cleanse import NeuralCleanse, Progress, anomaly_index, one_epoch
-from keyhole.learning.holdout import require_holdout
+from keyhole.inverters._patch_search import PatchSearch, Progress, run_epoch
 from keyhole.learning.training import device_of, logits
 from keyhole.parameters import Count, Fraction, Natural
 from keyhole.types import Evidence, Images, Inversion, Labels
@@ -31,7 +29,7 @@ WHOLE = 20.0  # tanh of it is 1 in float32: as a free variable of Neural Cleanse
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pixel(NeuralCleanse):
+class Pixel(PatchSearch):
     epochs: Count = 300  # passes over the samples
     samples: Natural = 100  # hold-out images, the same in all epochs; 0 = all
     success: Fraction = 0.9  # share of an epoch's images of other classes that reach the class
@@ -43,38 +41,31 @@ class Pixel(NeuralCleanse):
         Raises:
             ValueError: there are no hold-out images.
         """
-        require_holdout(evidence)
-        net = copy.deepcopy(evidence.net).eval().requires_grad_(False)
+        evidence.require_holdout()
         rows = torch.randperm(len(evidence.holdout_images), generator=rng)[: self.samples or None]
         rows = rows.to(evidence.holdout_images.device)
-        progress = self._scan(net, evidence.holdout_images[rows], evidence.holdout_labels[rows], rng)
+        images, labels = evidence.holdout_images[rows], evidence.holdout_labels[rows]
+        progress = self._scan(evidence.frozen(), images, labels, rng)
         masks, _, sizes = progress.result()
         triggers = progress.best[:, 1:]
-        anomaly = anomaly_index(sizes, masks[0].numel())
-        home = evidence.holdout_images.device
-
-        def stamped(x: Images, target: int) -> Images:
-            return add(x.to(triggers), triggers[target, None])[0].round().to(x.device, torch.uint8)
-
-        return Inversion(masks.to(home), anomaly.to(home), (anomaly > self.threshold).to(home), stamped)
+        return self.answer(masks, sizes, lambda x, target: add(x, triggers[target, None])[0], images.device)
 
     def _scan(self, net: nn.Module, images: Images, labels: Labels, rng: Generator) -> Progress:
         device, classes = device_of(net), logits(net, images[:1]).shape[1]
         raw = torch.rand(classes, 2, *images.shape[1:], generator=rng).to(device).requires_grad_()
-        optimizer = torch.optim.Adam([raw], self.learning_rate, betas=(0.5, 0.9))
         others = labels.to(device) != torch.arange(classes, device=device)[:, None]
-        progress = Progress(self, as_mask(raw.detach()))
+        optimizer, progress = self.optimizer(raw), Progress(self, as_mask(raw.detach()))
         for _ in tqdm(range(self.epochs), desc="pixel", disable=None):
             running = torch.nonzero(~progress.finished).squeeze(1)
             if not len(running):
                 break
 
-            def loss(x: Tensor, step: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
-                counted, penalty = others[group][:, step.to(device)], progress.penalty[group]
-                return objective(net, x, raw[group], group, counted, penalty)
+            def loss(x: Tensor, rows: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
+                counted, penalty = others[group][:, rows.to(device)], progress.penalty[group]
+                return pixel_loss(net, x, raw[group], group, counted, penalty)
 
             steps = torch.randperm(len(images), generator=rng).chunk(math.ceil(len(images) / self.batch))
-            hits = one_epoch(raw, optimizer, images, steps, running, loss)
+            hits = run_epoch(raw, optimizer, images, steps, running, loss)
             before = progress.size
             progress.update(hits / others.sum(1).clamp(min=1), as_mask(raw.detach()))
             better = (progress.size < before).view(-1, 1, 1, 1, 1)
@@ -107,7 +98,7 @@ def smooth_count(raw: Float[Tensor, "k 2 c h w"]) -> Float[Tensor, " k"]:
     return (0.5 + (raw / 10).tanh() / 2).amax(2).sum((1, 2, 3))
 
 
-def objective(
+def pixel_loss(
     net: nn.Module,
     images: Float[Tensor, "b c h w"],
     raw: Float[Tensor, "k 2 c h w"],

@@ -18,9 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
-from keyhole.inverters.neural_cleanse import NeuralCleanse, Progress, objective, one_epoch, unpack
+from keyhole.inverters._patch_search import MaskSearch, Progress, mask_loss, unpack
 from keyhole.learning.training import device_of, logits
 from keyhole.parameters import Count, Natural, Positive
 from keyhole.types import Images
@@ -31,18 +30,18 @@ FAINT = -1.5  # free variable of a mask of 0.05, from which the released code st
 
 
 @dataclass(frozen=True, kw_only=True)
-class THTP(NeuralCleanse):
+class THTP(MaskSearch):
     epochs: Count = 40  # a round
     samples: Natural = 250  # hold-out images an epoch, drawn anew for each; 0 = all
     rounds: Count = 3  # triggers of each class
     diversity: Positive = 1.0  # λ₁
     topology: Positive = 10.0  # λ₂
 
-    def _search(self, net: nn.Module, images: Images, rng: Generator) -> tuple[Tensor, ...]:
+    def search(self, net: nn.Module, images: Images, rng: Generator) -> tuple[Tensor, Tensor, Tensor]:
         device, shape = device_of(net), images.shape[1:]
         classes = logits(net, images[:1]).shape[1]
         earlier = torch.zeros(0, classes, math.prod(shape), device=device)
-        found = []
+        results = []
         for _ in range(self.rounds):
             raw = torch.randn(classes, 1 + shape[0], *shape[1:], generator=rng).to(device) / 10
             raw[:, 0] += FAINT
@@ -50,32 +49,22 @@ class THTP(NeuralCleanse):
             reached = progress.size.isfinite()[:, None, None, None]
             last = torch.where(reached, progress.best, raw.detach())
             earlier = torch.cat([earlier, unit_trigger(last)[None]])
-            found.append(progress.result())
-        masks, patterns, sizes = (torch.stack(each) for each in zip(*found, strict=True))
+            results.append(progress.result())
+        masks, patterns, sizes = (torch.stack(each) for each in zip(*results, strict=True))
         smallest, every = sizes.argmin(0), torch.arange(classes, device=device)
         return masks[smallest, every], patterns[smallest, every], sizes[smallest, every]
 
     def _round(self, net: nn.Module, images: Images, raw: Tensor, earlier: Tensor, rng: Generator) -> Progress:
-        optimizer = torch.optim.Adam([raw], self.learning_rate, betas=(0.5, 0.9))
-        progress = Progress(self, raw)
-        for _ in tqdm(range(self.epochs), desc="thtp", disable=None):
-            running = torch.nonzero(~progress.finished).squeeze(1)
-            if not len(running):
-                break
-            rows = torch.randperm(len(images), generator=rng)[: self.samples or len(images)]
+        def loss(x: Tensor, group: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
+            loss, reached = mask_loss(net, x, raw[group], group, penalty)
+            prior = self.topology * scatter(unpack(raw[group])[0][:, 0])
+            return loss + prior - self.diversity * distance(raw[group], earlier[:, group]), reached
 
-            def loss(x: Tensor, step: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
-                loss, reached = objective(net, x, raw[group], group, progress.penalty[group])
-                prior = self.topology * scatter(unpack(raw[group])[0][:, 0])
-                return loss + prior - self.diversity * distance(raw[group], earlier[:, group]), reached
-
-            hits = one_epoch(raw, optimizer, images, rows.split(self.batch), running, loss)
-            progress.update(hits / len(rows), raw.detach())
-        return progress
+        return self.run(raw, images, loss, rng, "thtp")
 
 
 def unit_trigger(raw: Float[Tensor, "k c1 h w"]) -> Float[Tensor, "k d"]:
-    """m p, scaled to unit length."""
+    """M p, scaled to unit length."""
     mask, pattern = unpack(raw)
     return functional.normalize((mask * pattern).flatten(1), dim=1)
 

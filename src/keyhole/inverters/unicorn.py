@@ -20,6 +20,7 @@ from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
 from keyhole.inverters import Inverter
+from keyhole.inverters._anomaly import anomaly_index
 from keyhole.inverters._feature_inversion import (
     Bounds,
     Measured,
@@ -32,11 +33,10 @@ from keyhole.inverters._feature_inversion import (
     descend,
     distance,
     shares,
-    stamped,
+    stamp_trigger,
     tasks,
 )
-from keyhole.inverters.neural_cleanse import anomaly_index
-from keyhole.learning import generators
+from keyhole.learning import networks
 from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Natural, Positive, Width
 from keyhole.types import Evidence, Inversion
@@ -71,18 +71,18 @@ class UNICORN(Inverter):
         Raises:
             ValueError: the hold-out lacks a class, or all others.
         """
-        found = [self._search(task, rng) for task in tqdm(tasks(evidence), desc="unicorn", disable=None)]
+        searches = [self._search(task, rng) for task in tqdm(tasks(evidence), desc="unicorn", disable=None)]
         home = evidence.holdout_images.device
-        anomaly = anomaly_index(torch.tensor([progress.value for progress in found]), 100).to(home)
-        masks = torch.stack([shares(progress.found.mask.detach()).mean(0) for progress in found]).to(home)
-        stamp = partial(stamped, [progress.found for progress in found], device_of(evidence.net))
+        anomaly = anomaly_index(torch.tensor([progress.value for progress in searches]), 100).to(home)
+        masks = torch.stack([shares(progress.best.mask.detach()).mean(0) for progress in searches]).to(home)
+        stamp = partial(stamp_trigger, [progress.best for progress in searches], device_of(evidence.net))
         return Inversion(masks, anomaly, anomaly > self.threshold, stamp)
 
     def _search(self, task: Task, rng: Generator) -> Progress:
         maps, clean, (channels, h, w) = task.maps, task.maps[~task.own], task.images.shape[1:]
-        space: Space = generators.fresh(lambda: Space((channels, h, w), self.width), rng, maps.device)  # type: ignore[assignment]
+        space = networks.build_fresh(lambda: Space((channels, h, w), self.width), rng, maps.device)
         raw = torch.ones(maps.shape[1:], device=maps.device, requires_grad=True)
-        networks = adam([*space.encoder.parameters(), *space.decoder.parameters()], self.learning_rate)
+        mapping_weights = adam([*space.encoder.parameters(), *space.decoder.parameters()], self.learning_rate)
         patch, masking = (
             adam([space.mask, space.pattern], self.mask_rate),
             adam([raw], self.mask_rate),
@@ -91,9 +91,9 @@ class UNICORN(Inverter):
         most = self.patch_size * space.mask.numel()
 
         def look(z: Tensor, x: Tensor) -> Measured:
-            after = space.decode(space.planted(z))
+            after = space.decode(space.plant(z))
             there = task.net.feature_maps(255 * after)
-            return task.measured(there, bystanders(clean, len(x), rng), shares(raw.detach()), 1 - ssim(after, x))
+            return task.measure(there, bystanders(clean, len(x), rng), shares(raw.detach()), 1 - ssim(after, x))
 
         for epoch, batches in task.epochs(self.warmup + self.epochs, self.samples, self.batch, rng):
             seen = []
@@ -101,10 +101,10 @@ class UNICORN(Inverter):
                 z = space.encode(x)
                 mapping = distance(space.decode(z), x, task.net.std)
                 if epoch < self.warmup:
-                    descend(networks, mapping)
+                    descend(mapping_weights, mapping)
                     continue
                 seen.append(look(z, x))
-                descend(networks, progress.objective(seen[-1], 1.0) + FAITHFUL * mapping)
+                descend(mapping_weights, progress.objective(seen[-1], 1.0) + FAITHFUL * mapping)
                 with torch.no_grad():
                     z = space.encode(x)
                 for _ in range(self.patch_steps):
@@ -114,7 +114,7 @@ class UNICORN(Inverter):
                         progress.objective(look(z, x), 1.0, floor=0.5) + above(size, most, 10.0),
                     )
                 with torch.no_grad():
-                    there = task.net.feature_maps(255 * space.decode(space.planted(z)))
+                    there = task.net.feature_maps(255 * space.decode(space.plant(z)))
                 for _ in range(self.mask_steps):
                     others = bystanders(clean, len(x), rng)
                     descend(masking, task.mask_loss(there, others, raw, progress.bounds.size))
@@ -137,13 +137,13 @@ class Space(nn.Module):
     def decode(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         return (z + self.decoder(z)).clamp(0, 1)
 
-    def planted(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+    def plant(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """(1 - m) z + m p, with the pattern between the image's least and greatest value."""
         low, high, mask = z.amin((1, 2, 3), True), z.amax((1, 2, 3), True), shares(self.mask)
         return (1 - mask) * z + mask * (low + shares(self.pattern) * (high - low))
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        return self.decode(self.planted(self.encode(x)))
+        return self.decode(self.plant(self.encode(x)))
 
 
 def ssim(x: Float[Tensor, "n c h w"], y: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:

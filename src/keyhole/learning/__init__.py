@@ -1,1 +1,1 @@
-"""How networks learn: recipes, training, fine-tuning on a hold-out, generators, decoupling."""
+"""How networks learn, as several roles need it: recipes, batches, training, the hold-out, generators, decoupling."""

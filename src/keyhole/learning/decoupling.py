@@ -1,14 +1,13 @@
 """The steps of BTI-DBF (Xu et al., 2024, https://openreview.net/forum?id=Tw9wemV6cb), shared by its three methods.
 
 A mask over the map before pooling keeps what classifies clean images; a generator then moves the rest of the map and
-leaves the image and the masked part almost as they were. What it writes stands for the trigger.
+leaves the image and the masked part almost as they were. What it writes takes the trigger's place.
 Image distances are mean squared differences of images of 0..1 in units of STD², the units of the released bounds;
 feature distances are in units of the maps' own variance over the hold-out, so that one bound fits every network.
 The mask serves the network's own answers, not the labels: the authors' hold-out was training data, on which the two
 agree. With labels, images that the network gets wrong reward a mask that shrinks the maps (measured on CIFAR-10).
 """
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -18,13 +17,15 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from keyhole.learning.generators import UNet, fresh, rounded
+from keyhole.learning.batches import epoch_rows
+from keyhole.learning.generators import UNet
+from keyhole.learning.networks import apply_to_images, build_fresh
 from keyhole.learning.training import device_of, forward_batch, predict
 from keyhole.models import Classifier
 from keyhole.types import Evidence, Images, Labels
 
-__all__ = ["STD", "Decoupler", "Writer", "arrivals", "blank_writer", "decoupling_loss", "feature_gap", "image_gap"]
-__all__ += ["inversion_loss", "masked_norm", "poisoned"]
+__all__ = ["STD", "Decoupler", "Writer", "arrivals", "build_writer", "decoupling_loss", "feature_gap", "image_gap"]
+__all__ += ["inversion_loss", "masked_norm", "stamp_some"]
 
 STD = 0.2  # of pixels of 0..1 in the released code's normalization: its bound .3 is a root mean square of .11
 MILD = 0.1  # image gap below which pretraining cares for features more than for pixels
@@ -47,46 +48,42 @@ class Writer(nn.Module):
     def stamp(self, images: Images) -> Images:
         """Images of 0..255, rounded; what is stamped depends on no class."""
         device = device_of(self)
-        return torch.cat([rounded(self, part.to(device)).to(images.device) for part in images.split(4096)])
+        return torch.cat([apply_to_images(self, part.to(device)).to(images.device) for part in images.split(4096)])
 
 
-def blank_writer(channels: int, width: int, rng: Generator, device: torch.device) -> Writer:
-    """A generator with weights from `rng`."""
-    writer = fresh(lambda: Writer(channels, width), rng, device)
-    assert isinstance(writer, Writer)
-    return writer
+def build_writer(channels: int, width: int, rng: Generator, device: torch.device) -> Writer:
+    """Return a generator with weights from `rng`."""
+    return build_fresh(lambda: Writer(channels, width), rng, device)
 
 
 class Decoupler:
     """The hold-out as a frozen copy of a network sees it, in eval mode: no statistic of it can drift."""
 
-    def __init__(self, net: nn.Module, evidence: Evidence, batch: int) -> None:
-        frozen = copy.deepcopy(net).eval().requires_grad_(False)
-        assert isinstance(frozen, Classifier)
-        self.net, self.batch = frozen, batch
-        device = device_of(net)
+    def __init__(self, evidence: Evidence, batch: int) -> None:
+        self.net, self.batch = evidence.frozen(), batch
+        device = device_of(self.net)
         self.images, self.labels = evidence.holdout_images.to(device), evidence.holdout_labels.to(device)
         with torch.no_grad():
             parts = self.images.split(forward_batch(device))
-            self.maps = torch.cat([frozen.feature_maps(part) for part in parts])
-            self.answers = frozen.classify(self.maps).argmax(1)
-        self.spread = float(self.maps.var(0, unbiased=False).mean().clamp(min=1e-12))
+            self.maps = torch.cat([self.net.feature_maps(part) for part in parts])
+            self.answers = self.net.classify(self.maps).argmax(1)
+        self.variance = float(self.maps.var(0, unbiased=False).mean().clamp(min=1e-12))
 
-    def rows(self, epochs: int, name: str, rng: Generator) -> Iterator[Int64[Tensor, " b"]]:
-        """Hold-out rows in batches; every row once an epoch, no partial batches."""
-        n, size = len(self.images), min(self.batch, len(self.images))
+    def draw_rows(self, epochs: int, name: str, rng: Generator) -> Iterator[Int64[Tensor, " b"]]:
+        """Yield hold-out rows in batches; every row once an epoch, no partial batches."""
         for _ in tqdm(range(epochs), desc=name, disable=None, leave=False):
-            yield from torch.randperm(n, generator=rng)[: n // size * size].to(self.images.device).split(size)
+            for rows in epoch_rows(len(self.images), self.batch, rng):
+                yield rows.to(self.images.device)
 
-    def mask(
-        self, epochs: int, rate: float, weight: float, rng: Generator, free: Literal["tanh", "clamped"] = "tanh"
+    def learn_mask(
+        self, *, epochs: int, rate: float, weight: float, free: Literal["tanh", "clamped"] = "tanh", rng: Generator
     ) -> FeatureMask:
-        """A mask m that keeps what classifies, with 1 - m left to mislead; Adam on free or clamped variables."""
+        """Learn a mask m that keeps what classifies, with 1 - m left to mislead; Adam on free or clamped variables."""
         shape = self.maps.shape[1:]
         draw = torch.randn(shape, generator=rng) if free == "tanh" else torch.rand(shape, generator=rng)
         raw = draw.to(self.maps.device).requires_grad_()
         optimizer = torch.optim.Adam([raw], rate)
-        for rows in self.rows(epochs, "decouple", rng):
+        for rows in self.draw_rows(epochs, "decouple", rng):
             mask = (1 + raw.tanh()) / 2 if free == "tanh" else raw
             optimizer.zero_grad()
             decoupling_loss(self.net, self.maps[rows], self.answers[rows], mask, weight).backward()
@@ -95,19 +92,19 @@ class Decoupler:
                 raw.data.clamp_(0, 1)
         return ((1 + raw.tanh()) / 2 if free == "tanh" else raw).detach()
 
-    def pretrain(self, writer: Writer, epochs: int, rate: float, rng: Generator) -> None:
+    def pretrain(self, writer: Writer, *, epochs: int, rate: float, rng: Generator) -> None:
         """Teach a generator to change neither image nor map nor answer."""
         optimizer = torch.optim.Adam(writer.parameters(), rate)
-        for rows in self.rows(epochs, "pretrain", rng):
+        for rows in self.draw_rows(epochs, "pretrain", rng):
             x, maps = self.images[rows].float().div(255), self.maps[rows]
             written = writer(x)
-            found = self.net.feature_maps(255 * written)
-            answers = functional.log_softmax(self.net.classify(found), 1)
+            changed = self.net.feature_maps(255 * written)
+            answers = functional.log_softmax(self.net.classify(changed), 1)
             wanted = functional.log_softmax(self.net.classify(maps), 1)
             loss = functional.kl_div(answers, wanted, reduction="batchmean", log_target=True)
             gap = image_gap(x, written)
             optimizer.zero_grad()
-            (loss + feature_gap(maps, found, self.spread) + (100 if gap > MILD else 0.01) * gap).backward()
+            (loss + feature_gap(maps, changed, self.variance) + (100 if gap > MILD else 0.01) * gap).backward()
             optimizer.step()
 
     def invert(
@@ -115,31 +112,32 @@ class Decoupler:
         writer: Writer,
         optimizer: torch.optim.Optimizer,
         mask: FeatureMask,
+        *,
         epochs: int,
         bounds: tuple[float, float],
         variant: Variant,
-        rng: Generator,
         target: int | None = None,
         through: Callable[[Tensor], Tensor] = lambda x: x,
+        rng: Generator,
     ) -> None:
         """Move what the mask leaves, with a bound on image and kept features; towards `target` where it is known.
 
-        `through` stands between the generator and the network: a purifier that has to be passed.
+        `Images pass `through` between the generator and the network: a purifier, where there is one.
         """
-        for rows in self.rows(epochs, "invert", rng):
+        for rows in self.draw_rows(epochs, "invert", rng):
             x, maps = self.images[rows].float().div(255), self.maps[rows]
             written = writer(x)
-            found = self.net.feature_maps(255 * through(written))
-            loss = inversion_loss(image_gap(x, written), maps, found, mask, self.spread, bounds, variant)
+            changed = self.net.feature_maps(255 * through(written))
+            loss = inversion_loss(image_gap(x, written), maps, changed, mask, self.variance, bounds, variant)
             if target is not None:
-                answers = self.net.classify(found)
+                answers = self.net.classify(changed)
                 loss = loss + functional.cross_entropy(answers, torch.full_like(answers[:, 0], target).long())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
 
-    def arrivals(self, writer: Writer) -> Float[Tensor, " k"]:
-        """Where the generated images of the hold-out are sent."""
+    def shares_sent(self, writer: Writer) -> Float[Tensor, " k"]:
+        """Return which share of the other classes' hold-out images each class gets once they are generated."""
         classes = self.net.head.out_features
         return arrivals(predict(self.net, writer.stamp(self.images)), self.labels, classes)
 
@@ -158,18 +156,18 @@ def image_gap(x: Float[Tensor, "n c h w"], y: Float[Tensor, "n c h w"]) -> Float
 
 
 def feature_gap(
-    h: Float[Tensor, "n d mh mw"], g: Float[Tensor, "n d mh mw"], spread: float, mask: FeatureMask | float = 1.0
+    h: Float[Tensor, "n d mh mw"], g: Float[Tensor, "n d mh mw"], variance: float, mask: FeatureMask | float = 1.0
 ) -> Float[Tensor, ""]:
-    """Mean squared difference of masked maps, in units of the variance `spread`."""
-    return (mask * (h - g)).square().mean() / spread
+    """Mean squared difference of masked maps, in units of `variance`."""
+    return (mask * (h - g)).square().mean() / variance
 
 
 def masked_norm(
-    h: Float[Tensor, "n d mh mw"], g: Float[Tensor, "n d mh mw"], spread: float, mask: FeatureMask
+    h: Float[Tensor, "n d mh mw"], g: Float[Tensor, "n d mh mw"], variance: float, mask: FeatureMask
 ) -> Float[Tensor, ""]:
-    """Mean length of masked differences, in units of the length that variance `spread` gives to a map."""
+    """Mean length of masked differences, in units of the length that `variance` gives to a map."""
     length = torch.linalg.vector_norm((mask * (h - g)).flatten(1), dim=1)
-    return length.mean() / (spread * mask.numel()) ** 0.5
+    return length.mean() / (variance * mask.numel()) ** 0.5
 
 
 def inversion_loss(
@@ -177,7 +175,7 @@ def inversion_loss(
     h: Float[Tensor, "n d mh mw"],
     g: Float[Tensor, "n d mh mw"],
     mask: FeatureMask,
-    spread: float,
+    variance: float,
     bounds: tuple[float, float],
     variant: Variant,
 ) -> Float[Tensor, ""]:
@@ -187,22 +185,26 @@ def inversion_loss(
     """
     image_bound, feature_bound = bounds
     if variant == "paper":
-        return pixels if pixels > image_bound else masked_norm(h, g, spread, mask) - masked_norm(h, g, spread, 1 - mask)
-    kept = feature_gap(h, g, spread, mask)
+        return (
+            pixels
+            if pixels > image_bound
+            else masked_norm(h, g, variance, mask) - masked_norm(h, g, variance, 1 - mask)
+        )
+    kept = feature_gap(h, g, variance, mask)
     if pixels > image_bound or kept > feature_bound:
         return pixels
-    return KEPT_WEIGHT * kept - feature_gap(h, g, spread, 1 - mask)
+    return KEPT_WEIGHT * kept - feature_gap(h, g, variance, 1 - mask)
 
 
 def arrivals(predicted: Int64[Tensor, " n"], labels: Int64[Tensor, " n"], classes: int) -> Float[Tensor, " k"]:
-    """Share of the images of all other classes that is sent to each class."""
+    """Return the share of the images of all other classes that is sent to each class."""
     k = torch.arange(classes, device=labels.device)
     others = labels[:, None] != k
     return (others & (predicted[:, None] == k)).sum(0) / others.sum(0).clamp(min=1)
 
 
-def poisoned(x: Float[Tensor, "n c h w"], writer: Writer, share: float, rng: Generator) -> Float[Tensor, "n c h w"]:
-    """A batch in which some images, at least one, carry what the generator writes."""
+def stamp_some(x: Float[Tensor, "n c h w"], writer: Writer, share: float, rng: Generator) -> Float[Tensor, "n c h w"]:
+    """Let some images of a batch, at least one, carry what the generator writes."""
     rows = torch.randperm(len(x), generator=rng)[: int(share * len(x)) + 1].to(x.device)
     with torch.no_grad():
         return x.index_copy(0, rows, writer(x[rows]))

@@ -5,18 +5,12 @@ string beside the image, a reader recovers it. Groups are normalized instead of 
 trigger whatever stands beside it.
 """
 
-from collections.abc import Callable, Iterator
-
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn import functional
 
-from keyhole.learning import training
-from keyhole.learning.holdout import batches
-from keyhole.types import Images, Labels
-
-__all__ = ["BitReader", "BitWriter", "UNet", "draws", "fresh", "half", "restored", "rounded", "set_rate", "tensors_of"]
+__all__ = ["BitReader", "BitWriter", "UNet"]
 
 GROUPS = 4  # of channels that are normalized together
 PICTURE_SIDE = 16  # pixels of the picture that bits are written as, before it is scaled to the image
@@ -86,64 +80,3 @@ def _centered(x: Tensor) -> Tensor:
 
 def _joined(small: Tensor, large: Tensor) -> Tensor:
     return torch.cat([functional.interpolate(small, large.shape[2:], mode="nearest"), large], dim=1)
-
-
-def fresh(build: Callable[[], nn.Module], rng: Generator, device: torch.device) -> nn.Module:
-    """`build()` with weights from `rng` alone, whatever the global generator holds (see `keyhole.models.build`)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(torch.randint(2**63 - 1, (), generator=rng)))
-        net = build()
-    return net.to(device).to(memory_format=torch.channels_last)
-
-
-def tensors_of(**nets: nn.Module) -> dict[str, Tensor]:
-    """The weights of named networks, as `<name>.<weight>`, on the CPU."""
-    return {
-        f"{name}.{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, net in nets.items()
-        for key, value in net.state_dict().items()
-    }
-
-
-def restored(build: Callable[[], nn.Module], tensors: dict[str, Tensor], name: str, device: torch.device) -> nn.Module:
-    """The network that `tensors_of(name=...)` took apart, in eval mode.
-
-    Raises:
-        ValueError: the tensors hold no such network.
-    """
-    own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-    if not own:
-        raise ValueError(f"expected an attack equipped with the tensors of {name!r} that `craft` returned, got none")
-    with torch.device("meta"):  # draws no weights, so the global generator stays as it is
-        net = build()
-    net.load_state_dict(own, assign=True)
-    return net.to(device).to(memory_format=torch.channels_last).eval()
-
-
-def draws(
-    images: Images, labels: Labels, batch: int, device: torch.device, rng: Generator
-) -> Iterator[tuple[Float[Tensor, "m c h w"], Labels]]:
-    """As `keyhole.learning.holdout.batches`, on a device and with images as 0..1."""
-    for x, y in batches(images, labels, batch, rng):
-        yield x.to(device).div(255), y.to(device)
-
-
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def half(device: torch.device) -> torch.autocast:
-    """bfloat16 where the hardware multiplies in it."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=training.multiplies_in_bfloat16(device))
-
-
-@torch.no_grad()
-def rounded(trigger: Callable[..., Tensor], images: Images, *others: Images) -> Images:
-    """Images of 0..255 through a function on 0..1, a chunk at a time; `others` go along with their rows."""
-    if not len(images):  # no cover rows
-        return images.clone()
-    size = training.forward_batch(images.device)
-    chunks = zip(*(x.split(size) for x in (images, *others)), strict=True)
-    found = (trigger(*(x.float().div(255) for x in chunk)) for chunk in chunks)
-    return torch.cat([x.mul(255).round().clamp(0, 255).to(torch.uint8) for x in found])

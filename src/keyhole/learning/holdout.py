@@ -1,37 +1,27 @@
-"""What methods that learn from the hold-out share: its division, batches, accuracy, fine-tuning, pruning levels."""
+"""What methods that learn from the hold-out share: its division, accuracy, fine-tuning, pruning levels."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Generator, Tensor, nn
 
 from keyhole.learning.recipes import Recipe
 from keyhole.learning.training import fit, predict
 from keyhole.types import Evidence, Images, Labels
 
-__all__ = ["PAD", "accuracy", "batches", "deepest_level", "divided", "fine_tune", "neurons", "require_holdout"]
+__all__ = ["PAD", "accuracy", "deepest_level", "fine_tune", "neurons", "split_holdout"]
 
 PAD = 4  # pixels around an image, for random crops
 
 
-def require_holdout(evidence: Evidence) -> None:
-    """Stop a method that cannot work without clean images.
-
-    Raises:
-        ValueError: there are no hold-out images.
-    """
-    if not len(evidence.holdout_images):
-        raise ValueError("expected hold-out images, got 0; set `holdout`")
-
-
-def divided(
+def split_holdout(
     evidence: Evidence, judges: float, rng: Generator
 ) -> tuple[Int64[Tensor, " learn"], Int64[Tensor, " judge"]]:
-    """Hold-out rows to learn from, and a share of them that judges, drawn at random.
+    """Draw hold-out rows to learn from, and a share of them that judges.
 
     Raises:
-        ValueError: the hold-out is too small to be divided.
+        ValueError: the hold-out is too small to be split.
     """
     n = len(evidence.holdout_images)
     count = round(judges * n)
@@ -41,30 +31,20 @@ def divided(
     return order[count:], order[:count]
 
 
-def batches(
-    images: Images, labels: Labels, size: int, rng: Generator
-) -> Iterator[tuple[Float[Tensor, "b c h w"], Labels]]:
-    """Batches without end, images as floats of 0..255; every row once before any twice, no partial batches."""
-    size = min(size, len(images))
-    while True:
-        for rows in torch.randperm(len(images), generator=rng)[: len(images) // size * size].split(size):
-            there = rows.to(images.device)
-            yield images[there].float(), labels[rows.to(labels.device)]
-
-
 def accuracy(net: nn.Module, images: Images, labels: Labels) -> float:
-    """Share of the images that get their label, in eval mode."""
+    """Return the share of the images that get their label, in eval mode."""
     return float((predict(net, images) == labels).float().mean())
 
 
 def fine_tune(
     net: nn.Module,
     evidence: Evidence,
+    *,
     epochs: int,
     learning_rate: float,
-    rng: Generator,
     batch: int = 128,
     pad: int = PAD,
+    rng: Generator,
 ) -> None:
     """Train `net` in place on the hold-out: SGD with momentum, a fixed learning rate, random crops.
 
@@ -84,15 +64,17 @@ def fine_tune(
 
 
 def neurons(net: nn.Module) -> dict[str, nn.BatchNorm2d]:
-    """The batch normalizations of a network by name; each of their channels is a neuron (Wu & Wang 2021, section 4).
+    """Return the batch normalizations of a network by name.
+
+    Each of their channels is a neuron (Wu & Wang 2021, section 4).
 
     Raises:
         ValueError: there are none, or they have no scale.
     """
-    found = {name: module for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)}
-    if not found or not all(module.affine for module in found.values()):
+    norms = {name: module for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    if not norms or not all(module.affine for module in norms.values()):
         raise ValueError("expected a network with scaled batch normalization, whose channels can be masked")
-    return found
+    return norms
 
 
 def deepest_level(levels: Sequence[Tensor], judge: Callable[[Tensor], float], least: float) -> Tensor | None:

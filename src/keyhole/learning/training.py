@@ -14,11 +14,13 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from keyhole.learning.batches import augmented_batches
 from keyhole.learning.recipes import Recipe
+from keyhole.models import Classifier
 from keyhole.types import Images, Labels
 
-__all__ = ["Loop", "device_of", "fit", "forward_batch", "half_precision", "latents", "logits"]
-__all__ += ["multiplies_in_bfloat16", "optimizer_and_schedule", "predict"]
+__all__ = ["Loop", "device_of", "fit", "forward_batch", "half", "half_precision", "latents", "logits"]
+__all__ += ["multiplies_in_bfloat16", "optimizer_and_schedule", "predict", "set_rate"]
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ class Loop:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         self._net.train()
         start = time.perf_counter()
-        for step, batch in enumerate(batches(self._images, self._labels, self._recipe, self._rng), start=1):
+        for step, batch in enumerate(augmented_batches(self._images, self._labels, self._recipe, self._rng), start=1):
             yield batch
             if step % self._per_epoch == 0:
                 epoch, loss = step // self._per_epoch, self._total / self._per_epoch
@@ -80,50 +82,6 @@ class Loop:
         self._optimizer.step()
         self._schedule.step()
         self._total += loss.detach()
-
-
-def batches(images: Images, labels: Labels, recipe: Recipe, rng: Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Augmented batches of all epochs; the last, partial one of an epoch is left out unless it is the only one."""
-    n, size = len(images), min(recipe.batch_size, len(images))
-    mirrored = torch.rand(n, generator=rng) < 0.5
-    for epoch in range(recipe.epochs):
-        order = torch.randperm(n, generator=rng)
-        for rows in order[: n // size * size].split(size):
-            flip = mirrored[rows] ^ bool(epoch % 2) if recipe.flip else None
-            there = rows.to(images.device)
-            yield augment(images[there], recipe, flip, rng), labels[there]
-
-
-def augment(x: Images, recipe: Recipe, flip: Tensor | None, rng: Generator) -> Tensor:
-    """Mirror the rows in `flip`, then rotate, then pad and crop each image at its own place."""
-    if flip is not None:
-        x = torch.where(flip.to(x.device).view(-1, 1, 1, 1), x.flip(3), x)
-    if recipe.rotation:
-        x = _rotate(x, (2 * torch.rand(len(x), generator=rng) - 1) * recipe.rotation)
-    if recipe.pad:
-        offsets = torch.randint(0, 2 * recipe.pad + 1, (2, len(x)), generator=rng)
-        x = _crop(x, offsets.to(x.device), recipe)
-    return x
-
-
-def _crop(x: Tensor, offsets: Tensor, recipe: Recipe) -> Tensor:
-    n, c, h, w = x.shape
-    padded = functional.pad(x.float(), (recipe.pad,) * 4, mode=recipe.pad_mode).to(x.dtype)
-    rows = offsets[0].view(n, 1, 1, 1) + torch.arange(h, device=x.device).view(1, 1, h, 1)
-    columns = offsets[1].view(n, 1, 1, 1) + torch.arange(w, device=x.device)
-    image, channel = torch.arange(n, device=x.device).view(n, 1, 1, 1), torch.arange(c, device=x.device).view(c, 1, 1)
-    return padded[image, channel, rows, columns]
-
-
-def _rotate(x: Tensor, degrees: Tensor) -> Tensor:
-    angle = torch.deg2rad(degrees).to(x.device)
-    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    ratio = x.shape[3] / x.shape[2]  # the sampling grid is in units of half a side: without it, shears when not square
-    theta = torch.stack(
-        [torch.stack([cos, -sin / ratio, zero], dim=1), torch.stack([sin * ratio, cos, zero], dim=1)], dim=1
-    )
-    grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
-    return functional.grid_sample(x.float(), grid, mode="nearest", align_corners=False).to(x.dtype)
 
 
 def optimizer_and_schedule(
@@ -152,6 +110,12 @@ def _optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, recipe.learning_rate, betas=(0.9, 0.95), fused=True)
 
 
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of all of an optimizer's weights."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
 def _factor(progress: float, recipe: Recipe) -> float:
     """Share of the peak learning rate at `progress` (0..1)."""
     if progress < recipe.warmup:
@@ -164,6 +128,11 @@ def _factor(progress: float, recipe: Recipe) -> float:
 def half_precision(recipe: Recipe, device: torch.device) -> bool:
     """Whether a recipe trains in bfloat16 on a device."""
     return multiplies_in_bfloat16(device) if recipe.precision == "auto" else recipe.precision == "bfloat16"
+
+
+def half(device: torch.device) -> torch.autocast:
+    """Multiply in bfloat16 inside, where the hardware does."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=multiplies_in_bfloat16(device))
 
 
 def multiplies_in_bfloat16(device: torch.device) -> bool:
@@ -190,21 +159,21 @@ def logits(net: nn.Module, images: Images) -> Float[Tensor, "n k"]:
 
 
 @torch.no_grad()
-def latents(net: nn.Module, images: Images, levels: tuple[str, ...]) -> dict[str, Float[Tensor, "n d"]]:
+def latents(net: Classifier, images: Images, levels: tuple[str, ...]) -> dict[str, Float[Tensor, "n d"]]:
     """Activations at named levels, in eval mode and without augmentation; maps are averaged over their pixels.
 
     Raises:
         ValueError: the network has no such level.
     """
-    unknown = set(levels) - set(net.level_names)  # type: ignore[operator, arg-type]
+    unknown = set(levels) - set(net.level_names)
     if unknown:
-        raise ValueError(f"expected levels among {', '.join(net.level_names)}, got {', '.join(sorted(unknown))}")  # type: ignore[arg-type]
+        raise ValueError(f"expected levels among {', '.join(net.level_names)}, got {', '.join(sorted(unknown))}")
     net.eval()
     device = device_of(net)
     chunks: dict[str, list[Tensor]] = {level: [] for level in levels}
     for chunk in images.split(forward_batch(device)):
-        found = net.levels(chunk.to(device))  # type: ignore[operator]
+        activations = net.levels(chunk.to(device))
         for level in levels:
-            x = found[level]
+            x = activations[level]
             chunks[level].append((x.mean((2, 3)) if x.ndim == 4 else x).to(images.device))
     return {level: torch.cat(parts) for level, parts in chunks.items()}

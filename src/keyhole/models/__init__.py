@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from keyhole.rng import seeded
 from keyhole.types import Images
 
 __all__ = ["Classifier", "build", "he_initialized", "level_names"]
@@ -40,10 +41,10 @@ class Classifier(nn.Module):
 
     def levels(self, images: Tensor) -> dict[str, Tensor]:
         """Level name -> activations, (n, c, h, w) or (n, d), in the order of the data's way."""
-        x, found = self.normalize(images), {}
+        x, activations = self.normalize(images), {}
         for name, stage in self.stages.items():
-            x = found[name] = stage(x)
-        return found
+            x = activations[name] = stage(x)
+        return activations
 
     def forward(self, images: Tensor) -> Float[Tensor, "n k"]:
         return self.classify(self.feature_maps(images))
@@ -85,9 +86,7 @@ def build(name: str, classes: int, images: Images, rng: Generator) -> Classifier
     restored.
     """
     module = importlib.import_module(f"keyhole.models.{name}")
-    with torch.random.fork_rng(devices=[]):
-        # not torch.manual_seed: it would also set the generators of every GPU, which the fork does not restore
-        torch.default_generator.manual_seed(int(torch.randint(2**63 - 1, (), generator=rng)))
+    with seeded(rng):
         net = module.build(classes, tuple(images.shape[1:]))
     net.fit_statistics(images[:: -(-len(images) // 5000)])
     return net.to(memory_format=torch.channels_last)

@@ -20,7 +20,8 @@ File = tuple[str, str, tuple[int, ...]]  # name inside the folder, path, size an
 
 class Contents:
     """Digests of files and folders, remembered in a file; where that can be neither read nor written, they are computed
-    again."""
+    again.
+    """
 
     def __init__(self, memory: str | Path) -> None:
         self._memory = Path(memory)

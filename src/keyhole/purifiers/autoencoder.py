@@ -21,9 +21,9 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from keyhole.learning.generators import draws, fresh, rounded, set_rate
-from keyhole.learning.holdout import require_holdout
-from keyhole.learning.training import device_of
+from keyhole.learning.batches import unit_batches
+from keyhole.learning.networks import apply_to_images, build_fresh
+from keyhole.learning.training import device_of, set_rate
 from keyhole.parameters import Count, Fraction, Natural, Positive
 from keyhole.purifiers import Purifier
 from keyhole.types import Evidence, Images, Told
@@ -48,20 +48,20 @@ class Autoencoder(Purifier):
         Raises:
             ValueError: there are no hold-out images.
         """
-        require_holdout(evidence)
+        evidence.require_holdout()
         net = self.learn(evidence, rng)
         device = device_of(net)
-        return rounded(lambda x: net(x.to(device)).to(x.device), images)
+        return apply_to_images(lambda x: net(x.to(device)).to(x.device), images)
 
     def learn(self, evidence: Evidence, rng: Generator) -> nn.Module:
         """The autoencoder of the hold-out."""
         images, device = evidence.holdout_images, device_of(evidence.net)
         directions, mean = principal_patches(images)
         kept = directions[:, : max(1, round(self.code * len(mean)))]
-        net = fresh(lambda: PatchAutoencoder(kept, mean, self.width), rng, device)
+        net = build_fresh(lambda: PatchAutoencoder(kept, mean, self.width), rng, device)
         optimizer = torch.optim.Adam(net.parameters(), self.learning_rate)
         steps = self.epochs * math.ceil(len(images) / self.batch)
-        batches: Iterable = islice(draws(images, evidence.holdout_labels, self.batch, device, rng), steps)
+        batches: Iterable = islice(unit_batches(images, evidence.holdout_labels, self.batch, device, rng), steps)
         for step, (x, _) in enumerate(tqdm(batches, desc="autoencoder", total=steps, disable=None)):
             set_rate(optimizer, self.learning_rate * (1 - step / steps))
             loss = functional.mse_loss(net(x), x)

@@ -14,11 +14,10 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from keyhole.learning.decoupling import STD, Decoupler, Writer, blank_writer, feature_gap, image_gap, poisoned
-from keyhole.learning.holdout import require_holdout
+from keyhole.learning.decoupling import STD, Decoupler, Writer, build_writer, feature_gap, image_gap, stamp_some
 from keyhole.learning.training import device_of, forward_batch
 from keyhole.models import Classifier
 from keyhole.parameters import Count, Fraction, Natural, NonNegative, Positive, Share, Width
@@ -57,7 +56,7 @@ class BTIDBFP(Purifier):
         Raises:
             ValueError: there are no hold-out images.
         """
-        require_holdout(evidence)
+        evidence.require_holdout()
         if not len(images):
             return images.clone()
         purifier, device = self.learn(evidence, rng), device_of(evidence.net)
@@ -70,24 +69,32 @@ class BTIDBFP(Purifier):
 
     def learn(self, evidence: Evidence, rng: Generator) -> Writer:
         """The purifier for a network, from the hold-out."""
-        known = Decoupler(evidence.net, evidence, self.batch)
-        writer = blank_writer(known.images.shape[1], self.width, rng, device_of(known.net))
-        known.pretrain(writer, self.pretrain_epochs, self.generator_rate, rng)
+        known = Decoupler(evidence, self.batch)
+        writer = build_writer(known.images.shape[1], self.width, rng, device_of(known.net))
+        known.pretrain(writer, epochs=self.pretrain_epochs, rate=self.generator_rate, rng=rng)
         purifier = copy.deepcopy(writer)
         to_write, to_purify = (torch.optim.Adam(g.parameters(), self.generator_rate) for g in (writer, purifier))
         bounds, target = (self.image_bound, self.feature_bound), None
         for _ in range(self.rounds):
-            mask = known.mask(self.mask_epochs, self.mask_rate, self.mask_weight, rng)
+            mask = known.learn_mask(epochs=self.mask_epochs, rate=self.mask_rate, weight=self.mask_weight, rng=rng)
+            known.invert(
+                writer,
+                to_write,
+                mask,
+                epochs=self.invert_epochs,
+                bounds=bounds,
+                variant=self.variant,
+                target=target,
+                through=nn.Identity() if target is None else purifier,
+                rng=rng,
+            )
             if target is None:
-                known.invert(writer, to_write, mask, self.invert_epochs, bounds, self.variant, rng)
-                target = int(known.arrivals(writer).argmax())
-            else:
-                known.invert(writer, to_write, mask, self.invert_epochs, bounds, self.variant, rng, target, purifier)
-            for rows in known.rows(self.purify_epochs, "purify", rng):
+                target = int(known.shares_sent(writer).argmax())
+            for rows in known.draw_rows(self.purify_epochs, "purify", rng):
                 x = known.images[rows].float().div(255)
-                purified = purifier(self._noisy(poisoned(x, writer, self.share, rng), rng))
+                purified = purifier(self._noisy(stamp_some(x, writer, self.share, rng), rng))
                 wanted = known.maps[rows], known.labels[rows]
-                loss = purifying_loss(known.net, x, purified, *wanted, known.spread, self.purified_bound)
+                loss = purifying_loss(known.net, x, purified, *wanted, known.variance, self.purified_bound)
                 to_purify.zero_grad()
                 loss.backward()
                 to_purify.step()
@@ -103,11 +110,11 @@ def purifying_loss(
     purified: Float[Tensor, "n c h w"],
     maps: Float[Tensor, "n d mh mw"],
     labels: Labels,
-    spread: float,
+    variance: float,
     bound: float,
 ) -> Float[Tensor, ""]:
     """CE with the true labels, distance to the clean maps, and distance to the clean images, heavy beyond the bound."""
     found = net.feature_maps(255 * purified)
     gap = image_gap(clean, purified)
     error = functional.cross_entropy(net.classify(found), labels)
-    return error + feature_gap(maps, found, spread) + (FAR if gap > bound else 1) * gap
+    return error + feature_gap(maps, found, variance) + (FAR if gap > bound else 1) * gap

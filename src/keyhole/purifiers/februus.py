@@ -9,9 +9,8 @@ different heat maps; the maps are read at a level by its resolution (there: a la
 Checked against: Grad-CAM by hand for a linear head; NumPy's dense solution of each hole.
 """
 
-import copy
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from keyhole.learning.holdout import accuracy, deepest_level, require_holdout
+from keyhole.learning.holdout import accuracy, deepest_level
 from keyhole.learning.training import device_of, forward_batch
 from keyhole.models import Classifier
 from keyhole.parameters import Count, Fraction
@@ -48,18 +47,18 @@ class Februus(Purifier):
         Raises:
             ValueError: there are no hold-out images, or the network has no feature maps.
         """
-        require_holdout(evidence)
-        net = cast(Classifier, copy.deepcopy(evidence.net)).eval().requires_grad_(False)
+        evidence.require_holdout()
+        net = evidence.frozen()
         level = mapped_level(net, evidence.holdout_images[:1], self.stride)
         bar = self._bar(net, evidence, level)
-        return filled(images, heat_maps(net, images, level) >= bar)
+        return fill_holes(images, heat_maps(net, images, level) >= bar)
 
     def _bar(self, net: Classifier, evidence: Evidence, level: str) -> float:
         images, labels = evidence.holdout_images, evidence.holdout_labels
         heat = heat_maps(net, images, level)
         least = accuracy(net, images, labels) - self.tolerance
         bars = torch.tensor(BARS, dtype=torch.float64).unbind()
-        kept = deepest_level(bars, lambda bar: accuracy(net, filled(images, heat >= bar.item()), labels), least)
+        kept = deepest_level(bars, lambda bar: accuracy(net, fill_holes(images, heat >= bar.item()), labels), least)
         return BARS[0] if kept is None else kept.item()
 
 
@@ -102,7 +101,7 @@ def grad_cam(net: Classifier, images: Images, level: str) -> Float[Tensor, "n a 
     return (slope.mean((2, 3), keepdim=True) * maps.detach()).sum(1).relu()
 
 
-def filled(images: Images, hole: Bool[Tensor, "n h w"]) -> Images:
+def fill_holes(images: Images, hole: Bool[Tensor, "n h w"]) -> Images:
     """Images whose pixels in the hole are the mean of their neighbors; one that is all hole stays as it is."""
     hole = hole & ~hole.all(2).all(1)[:, None, None]
     pixels = images.permute(0, 2, 3, 1).cpu().numpy()

@@ -11,6 +11,7 @@ import torch
 from torch import Generator
 from torch.nn import functional
 
+from keyhole.learning.crops import crop_windows
 from keyhole.parameters import Count, ParameterError, Setting
 from keyhole.purifiers import Purifier
 from keyhole.types import Evidence, Images
@@ -43,14 +44,10 @@ class ShrinkPad(Purifier):
         return torch.cat([self._shrink_and_pad(x, place) for x, place in chunks])
 
     def _shrink_and_pad(self, images: Images, places: torch.Tensor) -> Images:
-        n, c, h, w = images.shape
+        h, w = images.shape[2:]
         small = (h - self.pixels, w - self.pixels)
         shrunk = functional.interpolate(images.float(), small, mode="bilinear", align_corners=False)
         padded = functional.pad(shrunk, (self.pixels,) * 4).round().to(torch.uint8)
         # a window that starts `pixels - place` into the double border shows the image at `place`
-        start = (self.pixels - places).view(n, 2, 1, 1, 1)
-        rows = start[:, 0] + torch.arange(h, device=images.device).view(h, 1)
-        columns = start[:, 1] + torch.arange(w, device=images.device)
-        image = torch.arange(n, device=images.device).view(n, 1, 1, 1)
-        channel = torch.arange(c, device=images.device).view(c, 1, 1)
-        return padded[image, channel, rows, columns]
+        start = self.pixels - places
+        return crop_windows(padded, start.mT, (h, w))

@@ -10,26 +10,22 @@ up to twice); a cut channel's bias is zero too (code: kept); no augmentation. As
 Checked against: loss and disturbance written out in NumPy; a planted channel that drives the target class.
 """
 
-import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Generator, Tensor, nn
-from torch.func import functional_call
-from torch.nn import functional
 from tqdm import tqdm
 
-from keyhole.learning.holdout import accuracy, batches, deepest_level, divided, neurons
+from keyhole.learning.batches import endless_batches
+from keyhole.learning.holdout import split_holdout
 from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Fraction, Positive, Share
 from keyhole.repairers import Repairer
-from keyhole.types import Evidence, Images, Labels, Rows
+from keyhole.repairers._channels import full_mask, loss_with, prune_by_threshold, scale_channels
+from keyhole.types import Evidence, Images, Labels
 
 __all__ = ["ANP"]
-
-THRESHOLDS = [step / 20 for step in range(19)]  # 0, 0.05 .. 0.9, the released code's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +45,17 @@ class ANP(Repairer):
         Raises:
             ValueError: the hold-out is too small to be divided, or the network has no batch normalization.
         """
-        learn, judge = divided(evidence, self.validation, rng)
-        net = copy.deepcopy(evidence.net).train().requires_grad_(False)
+        learn, judge = split_holdout(evidence, self.validation, rng)
+        net = evidence.copy().train().requires_grad_(False)
         mask = self._learn_mask(net, evidence.holdout_images[learn], evidence.holdout_labels[learn], rng)
-        return pruned_by_threshold(evidence, mask, judge, self.tolerance)
+        return prune_by_threshold(evidence, mask, judge, self.tolerance)
 
     def _learn_mask(self, net: nn.Module, images: Images, labels: Labels, rng: Generator) -> Float[Tensor, " d"]:
         device, mask = device_of(net), full_mask(net).requires_grad_()
         optimizer = torch.optim.SGD([mask], self.learning_rate, momentum=self.momentum)
-        endless = batches(images.to(device), labels.to(device), self.batch_size, rng)
+        batches = endless_batches(images.to(device), labels.to(device), self.batch_size, rng)
         for _ in tqdm(range(self.iterations), desc="anp", disable=None):
-            x, y = next(endless)
+            x, y = next(batches)
             start = self.epsilon * (2 * torch.rand(2, len(mask), generator=rng) - 1)
             noise = worst_noise(net, x, y, mask.detach(), start.to(mask), self.epsilon)
             optimizer.zero_grad()
@@ -67,32 +63,6 @@ class ANP(Repairer):
             optimizer.step()
             mask.data.clamp_(0, 1)
         return mask.detach()
-
-
-def full_mask(net: nn.Module) -> Float[Tensor, " d"]:
-    """Ones for the channels of all batch normalizations, one after another."""
-    return torch.cat([torch.ones_like(norm.weight) for norm in neurons(net).values()]).detach()
-
-
-def scaled(
-    net: nn.Module, scale: Float[Tensor, " d"], bias: Float[Tensor, " d"] | None = None
-) -> Mapping[str, Float[Tensor, " c"]]:
-    """Name -> scales, and biases where given, of all batch normalizations, each channel times its factor."""
-    found, norms = {}, neurons(net)
-    sizes = [norm.num_features for norm in norms.values()]
-    for (name, norm), factor in zip(norms.items(), scale.split(sizes), strict=True):
-        found[f"{name}.weight"] = factor * norm.weight
-    if bias is not None:
-        for (name, norm), factor in zip(norms.items(), bias.split(sizes), strict=True):
-            found[f"{name}.bias"] = factor * norm.bias
-    return found
-
-
-def loss_with(
-    net: nn.Module, x: Float[Tensor, "b c h w"], y: Labels, weights: Mapping[str, Tensor]
-) -> Float[Tensor, ""]:
-    """Cross-entropy of the network with some of its weights replaced."""
-    return functional.cross_entropy(functional_call(net, dict(weights), (x,)), y)
 
 
 def worst_noise(
@@ -105,7 +75,7 @@ def worst_noise(
 ) -> Float[Tensor, "2 d"]:
     """Disturbance of scales and of biases: one step up the loss from `start`, within epsilon."""
     start = start.clone().requires_grad_()
-    loss = loss_with(net, x, y, scaled(net, mask + start[0], 1 + start[1]))
+    loss = loss_with(net, x, y, scale_channels(net, mask + start[0], 1 + start[1]))
     (gradient,) = torch.autograd.grad(loss, start)
     return (start.detach() + epsilon * gradient.sign()).clamp(-epsilon, epsilon)
 
@@ -119,29 +89,5 @@ def objective(
     alpha: float,
 ) -> Float[Tensor, ""]:
     """What the mask minimizes: the loss with the mask alone, and with the disturbance too."""
-    natural = loss_with(net, x, y, scaled(net, mask))
-    return alpha * natural + (1 - alpha) * loss_with(net, x, y, scaled(net, mask + noise[0], 1 + noise[1]))
-
-
-@torch.no_grad()
-def pruned(net: nn.Module, silent: Bool[Tensor, " d"]) -> nn.Module:
-    """A copy, in eval mode, in which these channels of the batch normalizations are zero."""
-    net = copy.deepcopy(net).eval()
-    norms = neurons(net).values()
-    for norm, gone in zip(norms, silent.split([norm.num_features for norm in norms]), strict=True):
-        norm.weight[gone] = 0
-        norm.bias[gone] = 0
-    return net
-
-
-def pruned_by_threshold(evidence: Evidence, mask: Float[Tensor, " d"], judge: Rows, tolerance: float) -> nn.Module:
-    """The victim without the channels of low mask, as many as judging hold-out rows allow."""
-
-    def correct(silent: Tensor) -> float:
-        return accuracy(pruned(evidence.net, silent), images, labels)
-
-    images, labels = evidence.holdout_images[judge], evidence.holdout_labels[judge]
-    nothing = torch.zeros_like(mask, dtype=torch.bool)
-    levels = [mask <= threshold for threshold in THRESHOLDS]
-    silent = deepest_level(levels, correct, correct(nothing) - tolerance)
-    return pruned(evidence.net, nothing if silent is None else silent)
+    natural = loss_with(net, x, y, scale_channels(net, mask))
+    return alpha * natural + (1 - alpha) * loss_with(net, x, y, scale_channels(net, mask + noise[0], 1 + noise[1]))

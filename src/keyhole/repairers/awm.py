@@ -10,7 +10,6 @@ is in eval mode, and the mask's learning rate falls by a tenth each round. The n
 Checked against: both gradients written out in NumPy; a planted channel that drives the target class.
 """
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -19,11 +18,11 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from tqdm import tqdm
 
-from keyhole.learning.holdout import batches, require_holdout
+from keyhole.learning.batches import endless_batches
 from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Fraction, Positive
 from keyhole.repairers import Repairer
-from keyhole.repairers.anp import loss_with
+from keyhole.repairers._channels import loss_with
 from keyhole.types import Evidence, Labels
 
 __all__ = ["AWM"]
@@ -50,40 +49,39 @@ class AWM(Repairer):
         Raises:
             ValueError: there is no hold-out, or the network has no convolutions.
         """
-        require_holdout(evidence)
-        net = copy.deepcopy(evidence.net).eval()
-        frozen = copy.deepcopy(net).requires_grad_(False)
+        evidence.require_holdout()
+        net, frozen = evidence.copy().eval(), evidence.frozen()
         device = device_of(net)
         images, labels = evidence.holdout_images.to(device), evidence.holdout_labels.to(device)
-        masks = self._learn_masks(frozen, batches(images, labels, self.batch_size, rng))
-        net.load_state_dict({**net.state_dict(), **masked(net, masks)})
+        masks = self._learn_masks(frozen, endless_batches(images, labels, self.batch_size, rng))
+        net.load_state_dict({**net.state_dict(), **mask_weights(net, masks)})
         return net
 
-    def _learn_masks(self, net: nn.Module, endless: Batches) -> dict[str, Tensor]:
+    def _learn_masks(self, net: nn.Module, batches: Batches) -> dict[str, Tensor]:
         masks = {name: torch.ones_like(conv.weight).requires_grad_() for name, conv in convolutions(net).items()}
         optimizer = torch.optim.Adam(masks.values(), self.learning_rate)
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, DECAY)
         for _ in tqdm(range(self.rounds), desc="awm", disable=None):
-            trigger = self._harmful_trigger(net, masked(net, masks), endless)
+            trigger = self._harmful_trigger(net, mask_weights(net, masks), batches)
             for _ in range(self.steps):
                 optimizer.zero_grad()
-                objective(net, *next(endless), masks, trigger, self.alpha, self.gamma).backward()
+                objective(net, *next(batches), masks, trigger, self.alpha, self.gamma).backward()
                 optimizer.step()
                 for mask in masks.values():
                     mask.data.clamp_(0, 1)
             schedule.step()
         return {name: mask.detach() for name, mask in masks.items()}
 
-    def _harmful_trigger(self, net: nn.Module, weights: Mapping[str, Tensor], endless: Batches) -> Tensor:
+    def _harmful_trigger(self, net: nn.Module, weights: Mapping[str, Tensor], batches: Batches) -> Tensor:
         weights = {name: weight.detach() for name, weight in weights.items()}
         trigger: Tensor | None = None
         for _ in range(self.steps):
-            x, y = next(endless)
+            x, y = next(batches)
             if trigger is None:
                 trigger = torch.zeros_like(x[:1])
-            trigger = trigger + self.trigger_rate * harm(net, x, y, weights, trigger)
+            trigger = trigger + self.trigger_rate * trigger_gradient(net, x, y, weights, trigger)
         assert trigger is not None
-        return bounded(trigger, self.trigger_norm)
+        return limit_norm(trigger, self.trigger_norm)
 
 
 def convolutions(net: nn.Module) -> dict[str, nn.Conv2d]:
@@ -98,12 +96,12 @@ def convolutions(net: nn.Module) -> dict[str, nn.Conv2d]:
     return found
 
 
-def masked(net: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def mask_weights(net: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Name -> weight of each convolution, times its mask."""
     return {f"{name}.weight": masks[name] * conv.weight for name, conv in convolutions(net).items()}
 
 
-def harm(
+def trigger_gradient(
     net: nn.Module,
     x: Float[Tensor, "b c h w"],
     y: Labels,
@@ -116,7 +114,7 @@ def harm(
     return gradient
 
 
-def bounded(trigger: Float[Tensor, "1 c h w"], norm: float) -> Float[Tensor, "1 c h w"]:
+def limit_norm(trigger: Float[Tensor, "1 c h w"], norm: float) -> Float[Tensor, "1 c h w"]:
     """A trigger scaled down to an l1 norm, where it is above (algorithm 1, line 9)."""
     return trigger * (norm / trigger.abs().sum()).clamp(max=1)
 
@@ -131,7 +129,7 @@ def objective(
     gamma: float,
 ) -> Float[Tensor, ""]:
     """What the masks minimize (algorithm 1, line 11)."""
-    weights = masked(net, masks)
+    weights = mask_weights(net, masks)
     size = torch.stack([mask.abs().sum() for mask in masks.values()]).sum()
     stamped = (x + 255 * trigger).clamp(0, 255)
     return alpha * loss_with(net, x, y, weights) + (1 - alpha) * loss_with(net, stamped, y, weights) + gamma * size

@@ -8,8 +8,7 @@ Published: 5 x (400 + 600 + 600) steps of 128 images; here, with 2,500 images, 3
 Checked against: the loss in closed form; a planted backdoor that has to go.
 """
 
-import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,8 +16,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from keyhole.learning.decoupling import Decoupler, blank_writer, feature_gap, poisoned
-from keyhole.learning.holdout import require_holdout
+from keyhole.learning.decoupling import Decoupler, build_writer, feature_gap, stamp_some
 from keyhole.learning.training import device_of
 from keyhole.models import Classifier
 from keyhole.parameters import Count, Natural, NonNegative, Positive, Share, Width
@@ -52,24 +50,34 @@ class BTIDBFU(Repairer):
         Raises:
             ValueError: there are no hold-out images.
         """
-        require_holdout(evidence)
-        net = copy.deepcopy(evidence.net).eval()
-        assert isinstance(net, Classifier)
-        known = Decoupler(net, evidence, self.batch)
+        evidence.require_holdout()
+        net = evidence.copy().eval()
+        known = Decoupler(evidence, self.batch)
         labels = known.labels
-        writer = blank_writer(known.images.shape[1], self.width, rng, device_of(net))
-        known.pretrain(writer, self.pretrain_epochs, self.generator_rate, rng)
+        writer = build_writer(known.images.shape[1], self.width, rng, device_of(net))
+        known.pretrain(writer, epochs=self.pretrain_epochs, rate=self.generator_rate, rng=rng)
         to_write = torch.optim.Adam(writer.parameters(), self.generator_rate)
         to_learn = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], self.learning_rate)
         bounds, target = (self.image_bound, self.feature_bound), None
         for turn in range(self.rounds):
-            known = known if turn == 0 else Decoupler(net, evidence, self.batch)
-            mask = known.mask(self.mask_epochs, self.mask_rate, self.mask_weight, rng)
-            known.invert(writer, to_write, mask, self.invert_epochs, bounds, self.variant, rng, target)
-            target = int(known.arrivals(writer).argmax()) if target is None else target
-            for rows in known.rows(self.unlearn_epochs, "unlearn", rng):
+            if turn:  # the network has learned since
+                known = Decoupler(replace(evidence, net=net), self.batch)
+            mask = known.learn_mask(epochs=self.mask_epochs, rate=self.mask_rate, weight=self.mask_weight, rng=rng)
+            known.invert(
+                writer,
+                to_write,
+                mask,
+                epochs=self.invert_epochs,
+                bounds=bounds,
+                variant=self.variant,
+                target=target,
+                rng=rng,
+            )
+            if target is None:
+                target = int(known.shares_sent(writer).argmax())
+            for rows in known.draw_rows(self.unlearn_epochs, "unlearn", rng):
                 x = known.images[rows].float().div(255)
-                loss = unlearning_loss(net, x, poisoned(x, writer, self.share, rng), labels[rows], known.spread)
+                loss = unlearning_loss(net, x, stamp_some(x, writer, self.share, rng), labels[rows], known.variance)
                 to_learn.zero_grad()
                 loss.backward()
                 to_learn.step()
@@ -78,10 +86,10 @@ class BTIDBFU(Repairer):
 
 
 def unlearning_loss(
-    net: Classifier, clean: Float[Tensor, "n c h w"], mixed: Float[Tensor, "n c h w"], labels: Labels, spread: float
+    net: Classifier, clean: Float[Tensor, "n c h w"], mixed: Float[Tensor, "n c h w"], labels: Labels, variance: float
 ) -> Float[Tensor, ""]:
     """CE of the mixed batch with its true labels, and the distance of its maps to those of the clean one."""
     with torch.no_grad():
         wanted = net.feature_maps(255 * clean)
     found = net.feature_maps(255 * mixed)
-    return functional.cross_entropy(net.classify(found), labels) + feature_gap(wanted, found, spread)
+    return functional.cross_entropy(net.classify(found), labels) + feature_gap(wanted, found, variance)

@@ -10,7 +10,6 @@ pre-activation network, where it may read the sum with a shortcut, that is one o
 Checked against: singular values in float64 NumPy; a planted channel that drives the target class.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,7 +36,7 @@ class CLP(Repairer):
         Raises:
             ValueError: the network has no batch normalization with a scale after a convolution.
         """
-        net = copy.deepcopy(evidence.net).eval()
+        net = evidence.copy().eval()
         with torch.no_grad():
             for conv, norm in pairs(net):
                 gone = outlying(lipschitz_bound(conv.weight, slope(norm)), self.u)

@@ -9,15 +9,13 @@ The paper leaves the tolerated fall to the defender; 0.04 is our choice.
 Checked against: a planted unit that drives the target class; the pruning rule written out as a loop.
 """
 
-import copy
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor, nn
 
-from keyhole.learning.holdout import divided, fine_tune
+from keyhole.learning.holdout import fine_tune, split_holdout
 from keyhole.learning.training import device_of, latents
 from keyhole.models import Classifier
 from keyhole.parameters import Fraction, Natural, Positive
@@ -40,13 +38,13 @@ class FinePruning(Repairer):
         Raises:
             ValueError: the hold-out is too small to be divided.
         """
-        rank, judged = divided(evidence, self.validation, rng)
-        net = cast(Classifier, copy.deepcopy(evidence.net))
+        rank, judged = split_holdout(evidence, self.validation, rng)
+        net = evidence.copy()
         device = device_of(net)
         features = latents(net, evidence.holdout_images, ("penultimate",))["penultimate"].to(device)
         labels = evidence.holdout_labels.to(device)
         dormant_first = features[rank].abs().mean(0).argsort(stable=True)
-        count = prunable(net.head, features[judged], labels[judged], dormant_first, self.tolerance)
+        count = count_prunable(net.head, features[judged], labels[judged], dormant_first, self.tolerance)
         keep = torch.ones_like(features[0]).index_fill(0, dormant_first[:count], 0)
         with torch.no_grad():
             net.head.weight.mul_(keep)
@@ -58,12 +56,12 @@ class FinePruning(Repairer):
             return
         # a silent input has no gradient, so the weights that were cut stay exactly zero
         handle = net.head.register_forward_pre_hook(lambda _, inputs: (inputs[0] * keep,))
-        fine_tune(net, evidence, self.epochs, self.learning_rate, rng)
+        fine_tune(net, evidence, epochs=self.epochs, learning_rate=self.learning_rate, rng=rng)
         handle.remove()
 
 
 @torch.no_grad()
-def prunable(
+def count_prunable(
     head: nn.Linear,
     features: Float[Tensor, "v d"],
     labels: Int64[Tensor, " v"],

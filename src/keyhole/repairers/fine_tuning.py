@@ -6,12 +6,11 @@ a cosine, no mirrored images, no weight decay.
 Checked against: one step of gradient descent on a linear model, written out in float64.
 """
 
-import copy
 from dataclasses import dataclass
 
 from torch import Generator, nn
 
-from keyhole.learning.holdout import PAD, fine_tune, require_holdout
+from keyhole.learning.holdout import PAD, fine_tune
 from keyhole.parameters import Count, Natural, Positive
 from keyhole.repairers import Repairer
 from keyhole.types import Evidence
@@ -32,7 +31,15 @@ class FineTuning(Repairer):
         Raises:
             ValueError: there are no hold-out images.
         """
-        require_holdout(evidence)
-        net = copy.deepcopy(evidence.net)
-        fine_tune(net, evidence, self.epochs, self.learning_rate, rng, self.batch, self.pad)
+        evidence.require_holdout()
+        net = evidence.copy()
+        fine_tune(
+            net,
+            evidence,
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            batch=self.batch,
+            pad=self.pad,
+            rng=rng,
+        )
         return net

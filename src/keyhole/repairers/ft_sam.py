@@ -9,7 +9,6 @@ Cost: two forward and backward passes a step. On victims of `convnet`, 5 epochs 
 Checked against: the maximum of a linear loss over the ellipsoid; a step on a linear model in float64 NumPy.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,9 +18,10 @@ from torch.func import functional_call
 from torch.nn import functional
 from tqdm import tqdm
 
-from keyhole.learning.holdout import PAD, require_holdout
+from keyhole.learning.batches import augmented_batches
+from keyhole.learning.holdout import PAD
 from keyhole.learning.recipes import Recipe
-from keyhole.learning.training import batches, device_of
+from keyhole.learning.training import device_of
 from keyhole.parameters import Count, NonNegative, Positive, Share
 from keyhole.repairers import Repairer
 from keyhole.types import Evidence
@@ -44,8 +44,8 @@ class FTSAM(Repairer):
         Raises:
             ValueError: there are no hold-out images.
         """
-        require_holdout(evidence)
-        net = copy.deepcopy(evidence.net).train()
+        evidence.require_holdout()
+        net = evidence.copy().train()
         recipe = Recipe(
             epochs=self.epochs,
             batch_size=self.batch,
@@ -62,7 +62,7 @@ class FTSAM(Repairer):
         steps = max(1, len(images) // self.batch) * self.epochs
         optimizer = torch.optim.SGD(trained.values(), self.learning_rate, momentum=0.9, weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for x, y in tqdm(batches(images, labels, recipe, rng), total=steps, desc="ft_sam", disable=None):
+        for x, y in tqdm(augmented_batches(images, labels, recipe, rng), total=steps, desc="ft_sam", disable=None):
 
             def loss(outputs: Tensor, y: Tensor = y) -> Tensor:
                 return functional.cross_entropy(outputs, y, label_smoothing=self.smoothing)

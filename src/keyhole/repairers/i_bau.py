@@ -11,10 +11,8 @@ normalized input, as in BackdoorBench, since the code's networks do not normaliz
 Checked against: the hypergradient of a quadratic problem in closed form; the inner loss in float64; a planted trigger.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -22,7 +20,6 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from keyhole.learning.holdout import require_holdout
 from keyhole.learning.training import device_of
 from keyhole.models import Classifier
 from keyhole.parameters import Count, Fraction, Positive
@@ -51,8 +48,8 @@ class IBAU(Repairer):
         Raises:
             ValueError: there are no hold-out images.
         """
-        require_holdout(evidence)
-        net = cast(Classifier, copy.deepcopy(evidence.net)).eval()
+        evidence.require_holdout()
+        net = evidence.copy().eval()
         device = device_of(net)
         images, labels = evidence.holdout_images.to(device), evidence.holdout_labels.to(device)
         weights = [p for p in net.parameters() if p.requires_grad]
@@ -85,11 +82,11 @@ class IBAU(Repairer):
             with torch.no_grad():
                 predicted = net(x).argmax(1)
             (slope,) = torch.autograd.grad(adversary_loss(net, x, predicted, d), d)
-            d = within(d.detach() - self.climb_rate * slope, self.bound).requires_grad_()
+            d = limit_length(d.detach() - self.climb_rate * slope, self.bound).requires_grad_()
         return d.detach()
 
 
-def within(perturbation: Tensor, bound: float) -> Tensor:
+def limit_length(perturbation: Tensor, bound: float) -> Tensor:
     """The nearest perturbation that is no longer than `bound`."""
     return perturbation * (bound / perturbation.norm().clamp(min=bound))
 

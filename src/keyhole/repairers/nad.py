@@ -9,9 +9,7 @@ Differs from the released code: three maps with the paper's weights, where its d
 Checked against: loss and attention in float64 NumPy.
 """
 
-import copy
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -19,9 +17,10 @@ from torch import Generator, Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from keyhole.learning.holdout import PAD, require_holdout
+from keyhole.learning.batches import augmented_batches
+from keyhole.learning.holdout import PAD
 from keyhole.learning.recipes import Recipe
-from keyhole.learning.training import batches, device_of, fit, optimizer_and_schedule
+from keyhole.learning.training import device_of, fit, optimizer_and_schedule
 from keyhole.models import Classifier
 from keyhole.parameters import Count, Level, Natural, NonNegative, Positive
 from keyhole.repairers import Repairer
@@ -47,8 +46,8 @@ class NAD(Repairer):
         Raises:
             ValueError: there are no hold-out images, or no such levels.
         """
-        require_holdout(evidence)
-        teacher, student = (cast(Classifier, copy.deepcopy(evidence.net)) for _ in range(2))
+        evidence.require_holdout()
+        teacher, student = evidence.copy(), evidence.copy()
         weights = self._weights(student.eval(), evidence)
         fit(teacher, evidence.holdout_images, evidence.holdout_labels, self._recipe(self.teacher_epochs), rng)
         self._distill(student, teacher, weights, evidence, rng)
@@ -87,7 +86,7 @@ class NAD(Repairer):
         steps = max(1, len(images) // recipe.batch_size) * recipe.epochs
         optimizer, schedule = optimizer_and_schedule(student, recipe, steps)
         student.train()
-        for x, y in tqdm(batches(images, labels, recipe, rng), total=steps, desc="nad", disable=None):
+        for x, y in tqdm(augmented_batches(images, labels, recipe, rng), total=steps, desc="nad", disable=None):
             with torch.no_grad():
                 wanted = teacher.levels(x)
             found = student.levels(x)

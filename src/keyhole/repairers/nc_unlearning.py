@@ -7,7 +7,6 @@ unlearned; which images carry it is drawn once, not anew in each epoch.
 Checked against: the rows that are replaced, counted; a planted trigger.
 """
 
-import copy
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,7 +14,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Generator, Tensor, nn
 
-from keyhole.learning.holdout import fine_tune, require_holdout
+from keyhole.learning.holdout import fine_tune
 from keyhole.parameters import Count, Fraction, Positive
 from keyhole.repairers import Repairer
 from keyhole.types import Evidence, Images
@@ -38,18 +37,18 @@ class NCUnlearning(Repairer):
         Raises:
             ValueError: there are no hold-out images, or no recovered trigger.
         """
-        require_holdout(evidence)
+        evidence.require_holdout()
         if evidence.recovered is None:
             raise ValueError(f"expected an inverter that recovers a trigger, got none from inverter={self.inverter}")
-        net = copy.deepcopy(evidence.net).eval()
+        net = evidence.copy().eval()
         if evidence.recovered.flagged or self.when == "always":
-            images = with_some_stamped(evidence.holdout_images, evidence.recovered.images, self.stamped, rng)
+            images = stamp_some(evidence.holdout_images, evidence.recovered.images, self.stamped, rng)
             tuned_on = replace(evidence, holdout_images=images)
-            fine_tune(net, tuned_on, self.epochs, self.learning_rate, rng, self.batch)
+            fine_tune(net, tuned_on, epochs=self.epochs, learning_rate=self.learning_rate, batch=self.batch, rng=rng)
         return net
 
 
-def with_some_stamped(images: Images, stamped: UInt8[Tensor, "m c h w"], share: float, rng: Generator) -> Images:
+def stamp_some(images: Images, stamped: UInt8[Tensor, "m c h w"], share: float, rng: Generator) -> Images:
     """A copy of `images` with a share of its rows, drawn at random, replaced by those of `stamped` (may be shorter)."""
     available = min(len(images), len(stamped))
     rows = torch.randperm(available, generator=rng)[: round(share * len(images))].to(images.device)

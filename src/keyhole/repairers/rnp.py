@@ -11,7 +11,6 @@ statistics while learning.
 Checked against: both updates written out; a planted channel that drives the target class.
 """
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -20,11 +19,12 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from keyhole.learning.holdout import batches, divided
+from keyhole.learning.batches import endless_batches
+from keyhole.learning.holdout import split_holdout
 from keyhole.learning.training import device_of
 from keyhole.parameters import Count, Fraction, Positive, Share
 from keyhole.repairers import Repairer
-from keyhole.repairers.anp import full_mask, loss_with, pruned_by_threshold, scaled
+from keyhole.repairers._channels import full_mask, loss_with, prune_by_threshold, scale_channels
 from keyhole.types import Evidence, Images, Labels
 
 __all__ = ["RNP"]
@@ -52,20 +52,20 @@ class RNP(Repairer):
         Raises:
             ValueError: the hold-out is too small to be divided, or the network has no batch normalization.
         """
-        learn, judge = divided(evidence, self.validation, rng)
-        net = copy.deepcopy(evidence.net).train()
+        learn, judge = split_holdout(evidence, self.validation, rng)
+        net = evidence.copy().train()
         device = device_of(net)
         images, labels = evidence.holdout_images[learn].to(device), evidence.holdout_labels[learn].to(device)
         self._unlearn(net, images, labels, rng)
         mask = self._recover(net.requires_grad_(False), images, labels, rng)
-        return pruned_by_threshold(evidence, mask, judge, self.tolerance)
+        return prune_by_threshold(evidence, mask, judge, self.tolerance)
 
     def _unlearn(self, net: nn.Module, images: Images, labels: Labels, rng: Generator) -> None:
         weights = [p for p in net.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(weights, self.unlearning_rate, self.momentum, weight_decay=WEIGHT_DECAY)
-        endless = batches(images, labels, self.batch_size, rng)
+        batches = endless_batches(images, labels, self.batch_size, rng)
         for _ in range(self._steps(images, self.unlearning_epochs)):
-            x, y = next(endless)
+            x, y = next(batches)
             optimizer.zero_grad()
             right = climb(net, x, y)
             if right <= self.forgotten:
@@ -75,11 +75,11 @@ class RNP(Repairer):
     def _recover(self, net: nn.Module, images: Images, labels: Labels, rng: Generator) -> Float[Tensor, " d"]:
         mask = full_mask(net).requires_grad_()
         optimizer = torch.optim.SGD([mask], self.learning_rate, self.momentum)
-        endless = batches(images, labels, self.batch_size, rng)
+        batches = endless_batches(images, labels, self.batch_size, rng)
         for _ in tqdm(range(self._steps(images, self.epochs)), desc="rnp", disable=None):
-            x, y = next(endless)
+            x, y = next(batches)
             optimizer.zero_grad()
-            (self.alpha * loss_with(net, x, y, scaled(net, mask))).backward()
+            (self.alpha * loss_with(net, x, y, scale_channels(net, mask))).backward()
             optimizer.step()
             mask.data.clamp_(0, 1)
         return mask.detach()

@@ -277,13 +277,15 @@ def inversion(anomaly: Float[np.ndarray, " k"], flagged: Bool[np.ndarray, " k"],
 
 def reasr(predictions: Int[np.ndarray, "k p"], labels: Int[np.ndarray, " p"], targets: Sequence[int]) -> Columns:
     """ASR of the triggers recovered for the target classes, on images of other classes (the name is ABS's, Liu et al.
-    2019); `predictions` are made on images with each class's trigger."""
+    2019); `predictions` are made on images with each class's trigger.
+    """
     return {"REASR": _mean(np.concatenate([predictions[k][labels != k] == k for k in targets]))}
 
 
 def recovered_patch(mask: Float[np.ndarray, "h w"], true_mask: Bool[np.ndarray, "h w"]) -> Columns:
     """How near the recovered mask comes to a patch; no columns where the true trigger covers more of the image, or the
-    method has no mask."""
+    method has no mask.
+    """
     if true_mask.mean() > PATCH or (mask == 1).all():
         return {}
     return mask_iou(mask, true_mask) | l1_ratio(mask, true_mask)

@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Generator, nn
 
+from keyhole.learning.recipes import Recipe
 from keyhole.parameters import Checked
 from keyhole.types import Images, Labels, Told
 
@@ -19,6 +20,7 @@ class Trainer(Checked, ABC):
     told: ClassVar[frozenset[Told]] = frozenset()
 
     @abstractmethod
-    def train(self, net: nn.Module, images: Images, labels: Labels, recipe: Any, rng: Generator) -> nn.Module:
+    def train(self, net: nn.Module, images: Images, labels: Labels, recipe: Recipe, rng: Generator) -> nn.Module:
         """A trained network, in eval mode, from the initial weights of `net` (which may be changed) and the set as
-        received; `recipe` is the victim's `keyhole.learning.training.Recipe`."""
+        received; `recipe` is the victim's.
+        """

@@ -15,7 +15,7 @@ import copy
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -23,6 +23,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from keyhole.learning import training
+from keyhole.learning.batches import augmented_batches
 from keyhole.learning.recipes import Recipe
 from keyhole.parameters import Count, Fraction, Positive
 from keyhole.trainers import Trainer
@@ -49,14 +50,14 @@ class ABL(Trainer):
     tolerance: Fraction = 0.02  # fall of the accuracy on kept rows that ends the ascent, absolute
     variant: Literal["paper", "released"] = "paper"
 
-    def train(self, net: nn.Module, images: Images, labels: Labels, recipe: Any, rng: Generator) -> nn.Module:
+    def train(self, net: nn.Module, images: Images, labels: Labels, recipe: Recipe, rng: Generator) -> nn.Module:
         """See the base class."""
         device = training.device_of(net)
         images, labels = images.to(device), labels.to(device)
         self._begin(net, images, labels, recipe, rng)
         kept, isolated = self.divide(losses(net, images, labels))
         log.info("set aside %d of %d rows", len(isolated), len(labels))
-        training.fit(net, images[kept], labels[kept], shortened(recipe, self.training_share), rng)
+        training.fit(net, images[kept], labels[kept], shorten(recipe, self.training_share), rng)
         if len(isolated):
             self._unlearn(net, images, labels, kept, isolated, recipe, rng)
         return net.eval()
@@ -80,7 +81,7 @@ class ABL(Trainer):
         steps = max(1, len(images) // recipe.batch_size) * recipe.epochs
         optimizer, scheduler = training.optimizer_and_schedule(net, recipe, steps)
         net.train()
-        for x, y in training.batches(images, labels, shortened(recipe, self.isolation_share), rng):
+        for x, y in augmented_batches(images, labels, shorten(recipe, self.isolation_share), rng):
             move(net, optimizer, self.early_loss(row_losses(net, x, y, recipe)))
             scheduler.step()
 
@@ -123,10 +124,10 @@ class ABL(Trainer):
         """Images, labels, and how many of them come first to descend on; the others are isolated rows."""
         if self.variant == "released":
             plain = replace(recipe, epochs=self.unlearning_epochs, flip=False, pad=0, rotation=0.0)
-            for x, y in training.batches(images[isolated], labels[isolated], plain, rng):
+            for x, y in augmented_batches(images[isolated], labels[isolated], plain, rng):
                 yield x, y, 0
             return
-        for x, y in training.batches(images[kept], labels[kept], shortened(recipe, self.unlearning_share), rng):
+        for x, y in augmented_batches(images[kept], labels[kept], shorten(recipe, self.unlearning_share), rng):
             drawn = isolated[torch.randint(len(isolated), (len(x),), generator=rng).to(isolated.device)]
             yield torch.cat([x, images[drawn]]), torch.cat([y, labels[drawn]]), len(x)
 
@@ -137,7 +138,7 @@ def gga(loss: Float[Tensor, " b"], descending: int) -> Float[Tensor, ""]:
     return loss[:descending].mean() - up if descending else -up
 
 
-def shortened(recipe: Recipe, share: float) -> Recipe:
+def shorten(recipe: Recipe, share: float) -> Recipe:
     return replace(recipe, epochs=max(1, round(share * recipe.epochs)))
 
 

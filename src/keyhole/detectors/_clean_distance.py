@@ -1,0 +1,61 @@
+"""A detector that scores rows by their distance from the clean rows of their label; the method says which distance."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Generator, Tensor
+
+from keyhole.detectors._latents import latents_by_class, level_latents
+from keyhole.learning import training
+from keyhole.types import Evidence, Labels, Suspicion
+
+__all__ = ["Centered", "Distance", "halve_classes", "score_by_clean_distance"]
+
+Centered = Float[Tensor, "c d"]  # latents of one label around their class's clean mean, float64
+Distance = Callable[[int, Centered], Float[Tensor, " c"]]  # of centered rows of a label
+
+
+def score_by_clean_distance(
+    evidence: Evidence, level: str, fpr: float, fit: Callable[[dict[int, Centered]], Distance], rng: Generator
+) -> Suspicion:
+    """Score training rows by their distance from the clean rows of their label.
+
+    Half of the hold-out gives each class its mean and `fit` its centered rows by label. The other half's distances set
+    the threshold, since those of the first are too small. A label without hold-out rows has the median of its training
+    rows as mean.
+
+    Raises:
+        ValueError: the hold-out has no class with two images.
+    """
+    latents = level_latents(evidence, level)
+    clean_labels = evidence.holdout_labels.to(latents.device)
+    first, second = halve_classes(clean_labels, rng)
+    if len(second) == 0:
+        raise ValueError(
+            f"expected two hold-out images of a class (config key `holdout`), got {len(first)} of different classes"
+        )
+    clean = training.latents(evidence.frozen(), evidence.holdout_images, (level,))[level].to(latents)
+    means, centered = {}, {}
+    for label, _, x in latents_by_class(clean[first], clean_labels[first]):
+        means[label], centered[label] = x.mean(0), x - x.mean(0)
+    distance = fit(centered)
+
+    def distances(x: Float[Tensor, "n d"], labels: Labels) -> Float[Tensor, " n"]:
+        result = torch.zeros(len(x), device=x.device)
+        for label, rows, members in latents_by_class(x, labels):
+            mean = means[label] if label in means else members.median(0).values
+            result[rows] = distance(label, members - mean).float()
+        return result
+
+    scores = distances(latents, evidence.labels)
+    return Suspicion(scores, scores > distances(clean[second], clean_labels[second]).quantile(1 - fpr))
+
+
+def halve_classes(labels: Labels, rng: Generator) -> tuple[Int64[Tensor, " first"], Int64[Tensor, " second"]]:
+    """Cut each class in two at random; the first half has the odd row."""
+    order = torch.randperm(len(labels), generator=rng).to(labels.device)
+    order = order[labels[order].argsort(stable=True)]
+    ranks = torch.arange(len(labels), device=labels.device)
+    first = (ranks - torch.searchsorted(labels[order], labels[order])) % 2 == 0
+    return order[first], order[~first]

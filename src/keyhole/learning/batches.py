@@ -1,0 +1,78 @@
+"""Batches of a data set that stays on its device as uint8: shuffled rows, and what becomes of their images."""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from keyhole.learning.crops import crop_windows
+from keyhole.learning.recipes import Recipe
+from keyhole.types import Images, Labels, Rows
+
+__all__ = ["augment", "augmented_batches", "endless_batches", "endless_rows", "epoch_rows", "unit_batches"]
+
+
+def epoch_rows(n: int, size: int, rng: Generator) -> tuple[Rows, ...]:
+    """Cut shuffled row numbers in batches; a partial one is left out unless it is the only one."""
+    size = min(size, n)
+    return torch.randperm(n, generator=rng)[: n // size * size].split(size)
+
+
+def endless_rows(n: int, size: int, rng: Generator) -> Iterator[Rows]:
+    """Yield batches of row numbers without end, every row once before any twice."""
+    while True:
+        yield from epoch_rows(n, size, rng)
+
+
+def endless_batches(
+    images: Images, labels: Labels, size: int, rng: Generator
+) -> Iterator[tuple[Float[Tensor, "b c h w"], Labels]]:
+    """Yield batches without end, images as floats of 0..255."""
+    for rows in endless_rows(len(images), size, rng):
+        yield images[rows.to(images.device)].float(), labels[rows.to(labels.device)]
+
+
+def unit_batches(
+    images: Images, labels: Labels, size: int, device: torch.device, rng: Generator
+) -> Iterator[tuple[Float[Tensor, "b c h w"], Labels]]:
+    """Yield batches without end, on a device and with images of 0..1."""
+    for x, y in endless_batches(images, labels, size, rng):
+        yield x.to(device).div(255), y.to(device)
+
+
+def augmented_batches(
+    images: Images, labels: Labels, recipe: Recipe, rng: Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the augmented batches of all of a recipe's epochs."""
+    mirrored = torch.rand(len(images), generator=rng) < 0.5
+    for epoch in range(recipe.epochs):
+        for rows in epoch_rows(len(images), recipe.batch_size, rng):
+            flip = mirrored[rows] ^ bool(epoch % 2) if recipe.flip else None
+            there = rows.to(images.device)
+            yield augment(images[there], recipe, flip, rng), labels[there]
+
+
+def augment(x: Images, recipe: Recipe, flip: Tensor | None, rng: Generator) -> Tensor:
+    """Mirror the rows in `flip`, then rotate, then pad and crop each image at its own place."""
+    if flip is not None:
+        x = torch.where(flip.to(x.device).view(-1, 1, 1, 1), x.flip(3), x)
+    if recipe.rotation:
+        x = _rotate(x, (2 * torch.rand(len(x), generator=rng) - 1) * recipe.rotation)
+    if recipe.pad:
+        offsets = torch.randint(0, 2 * recipe.pad + 1, (2, len(x)), generator=rng)
+        padded = functional.pad(x.float(), (recipe.pad,) * 4, mode=recipe.pad_mode).to(x.dtype)
+        x = crop_windows(padded, offsets.to(x.device), x.shape[2:])
+    return x
+
+
+def _rotate(x: Tensor, degrees: Tensor) -> Tensor:
+    angle = torch.deg2rad(degrees).to(x.device)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    ratio = x.shape[3] / x.shape[2]  # the sampling grid is in units of half a side: without it, shears when not square
+    theta = torch.stack(
+        [torch.stack([cos, -sin / ratio, zero], dim=1), torch.stack([sin * ratio, cos, zero], dim=1)], dim=1
+    )
+    grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
+    return functional.grid_sample(x.float(), grid, mode="nearest", align_corners=False).to(x.dtype)

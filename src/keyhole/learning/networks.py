@@ -1,0 +1,61 @@
+"""Networks that a method learns for itself: built from a stream, taken apart into tensors, used on stored images."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Generator, Tensor, nn
+
+from keyhole.learning import training
+from keyhole.rng import seeded
+from keyhole.types import Images
+
+__all__ = ["apply_to_images", "build_fresh", "restore", "tensors_of"]
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def build_fresh(build: Callable[[], Net], rng: Generator, device: torch.device) -> Net:
+    """Return `build()` with weights that depend on `rng` only, whatever the global generator holds."""
+    with seeded(rng):
+        net = build()
+    return net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def tensors_of(**nets: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of named networks, as `<name>.<weight>`, on the CPU."""
+    return {
+        f"{name}.{key}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, net in nets.items()
+        for key, value in net.state_dict().items()
+    }
+
+
+def restore(build: Callable[[], Net], tensors: dict[str, Tensor], name: str, device: torch.device) -> Net:
+    """Return the network that `tensors_of(name=...)` took apart, in eval mode.
+
+    Raises:
+        ValueError: the tensors hold no such network.
+    """
+    state = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+    if not state:
+        raise ValueError(f"expected an attack equipped with the tensors of {name!r} that `craft` returned, got none")
+    with torch.device("meta"):  # draws no weights, so the global generator stays as it is
+        net = build()
+    net.load_state_dict(state, assign=True)
+    return net.to(device).to(memory_format=torch.channels_last).eval()
+
+
+@torch.no_grad()
+def apply_to_images(function: Callable[..., Tensor], images: Images, *others: Images) -> Images:
+    """Apply a function on images of 0..1 to stored ones, a chunk at a time, and round.
+
+    Args:
+        others: further arguments of the function, as many images.
+    """
+    if not len(images):  # no cover rows
+        return images.clone()
+    size = training.forward_batch(images.device)
+    chunks = zip(*(x.split(size) for x in (images, *others)), strict=True)
+    results = (function(*(x.float().div(255) for x in chunk)) for chunk in chunks)
+    return torch.cat([x.mul(255).round().clamp(0, 255).to(torch.uint8) for x in results])
