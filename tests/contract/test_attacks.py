@@ -7,6 +7,7 @@ import torch
 
 from keyhole import models, rng
 from keyhole.learning.recipes import resolve
+from keyhole.parameters import rules
 from keyhole.planning import registry
 from keyhole.types import Poisoned
 
@@ -30,7 +31,7 @@ def made(shape=(3, 32, 32)):
 @cache
 def loaded(name, shape=(3, 32, 32), seed=0, **parameters):
     """An attack with what it crafted and learned; networks that have hardly seen anything will do."""
-    quick = {key: value for key, value in QUICK.items() if key in registry.parameters("attacks", name)}
+    quick = {key: value for key, value in QUICK.items() if key in rules(registry.method_class("attacks", name))}
     attack = registry.load("attacks", name, {**quick, **parameters})
     images, labels = made(shape)
     if attack.crafted_from != "nothing":
@@ -164,7 +165,7 @@ MAPPED = [  # an attack over another has that one's label map
     name
     for name in POISONING
     if registry.method_class("attacks", name).controls != "clean-label"
-    and "label_map" in registry.parameters("attacks", name)
+    and "label_map" in rules(registry.method_class("attacks", name))
     and name != "tact"
 ]
 

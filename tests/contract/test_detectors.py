@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from keyhole import rng
 from keyhole.models import Classifier
+from keyhole.parameters import rules
 from keyhole.planning import registry
 from keyhole.types import Evidence
 
@@ -208,7 +209,7 @@ def test_some_constant_features_do_not_matter(name):
     torch.testing.assert_close(with_them.scores, without.scores, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if "level" in registry.parameters("detectors", n)])
+@pytest.mark.parametrize("name", [n for n in METHODS if "level" in rules(registry.method_class("detectors", n))])
 def test_latents_that_are_not_finite_or_not_there_are_refused(name):
     evidence, truth = blobs(0, 0)
     broken = evidence.latents["penultimate"].clone()

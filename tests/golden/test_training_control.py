@@ -15,6 +15,7 @@ from keyhole.attacks._training_control import Mixed, Part, Setting, TrainingCont
 from keyhole.attacks.mmd import mmd
 from keyhole.learning.recipes import resolve
 from keyhole.learning.training import half
+from keyhole.parameters import rules
 from keyhole.planning import registry
 
 SIDE, CLASSES, N = 16, 4, 240
@@ -552,4 +553,4 @@ def test_attacks_with_other_learned_triggers_are_not_equal():
     assert one != two
     assert one != attack
     assert one == attack.equipped({"chance": torch.full((N,), 0.25)})
-    assert "tensors" not in registry.parameters("attacks", "lsba")
+    assert "tensors" not in rules(registry.method_class("attacks", "lsba"))
