@@ -124,7 +124,7 @@ def plot_families(cards: DataFrame) -> Figure:
 
 
 def _blind(cards: DataFrame) -> Series:
-    """Return which rows are of a defense that is told none of the truth."""
+    """Return which cards are of defenses that are told none of the truth."""
     return ~cards["told"].map(lambda told: bool(set(str(told).split("+")).intersection(TRUTH)))
 
 

@@ -95,19 +95,21 @@ def _detection(layout: Layout, runs: DataFrame, cards: DataFrame) -> DataFrame:
     `retrained` is the number of these models that count in the means.
     """
     detection, end = _plain(layout, runs, cards), "_retrained"
-    kept = [replace(c, name=c.name.removesuffix(end)) for c in columns_of_table(layout.name, "retrained")]
+    repeated = [replace(c, name=c.name.removesuffix(end)) for c in columns_of_table(layout.name, "retrained")]
     again = cards[cards["role"] == RETRAINING.noun].assign(role=ROLES["detectors"].noun)
-    later = aggregate(again, layout.key, [], kept)
+    later = aggregate(again, layout.key, [], repeated)
     later["retrained"] = later["judged"].where(later["judged"] > 0, later["excluded"])
-    ends = {f"{c.name}{mark}": f"{c.name}{end}{mark}" for c in kept for mark in ("", "_interval")}
+    ends = {f"{c.name}{mark}": f"{c.name}{end}{mark}" for c in repeated for mark in ("", "_interval")}
     values = [name for name in map(str, later) if name in ends]
     later = later[[*layout.key, "retrained", *values, "reason"]].rename(columns={**ends, "reason": "reason_retrained"})
     table = detection.merge(later, on=layout.key, how="left")
     table["retrained"] = table["retrained"].fillna(0).astype(int)
-    own, of_retraining = table["reason"], table.pop("reason_retrained").fillna("")
+    of_detector, of_retraining = table["reason"], table.pop("reason_retrained").fillna("")
     # a detector that failed leaves no rows to train on, and the card of its retraining repeats the reason
     table["reason"] = np.where(
-        (of_retraining == "") | (of_retraining == own), own, own + "; retraining: " + of_retraining
+        (of_retraining == "") | (of_retraining == of_detector),
+        of_detector,
+        of_detector + "; retraining: " + of_retraining,
     )
     table["reason"] = table["reason"].str.removeprefix("; ")
     order = [name for name in table if name not in ("flags", "reason")]

@@ -81,14 +81,14 @@ def _in_order(table: DataFrame, cards: DataFrame) -> DataFrame:
 def _count_runs(runs: DataFrame) -> str:
     states = runs["state"].value_counts()
     excluded, failed, judged = (int(states.get(state, 0)) for state in ("excluded", "failed", "judged"))
-    for_itself = sum(_only_for_itself(*run) for run in tuples(runs, ["excluded", "victim_flags"]))
+    for_itself = sum(_excluded_by_itself(*run) for run in tuples(runs, ["excluded", "victim_flags"]))
     return (
         f"Runs in this table: {len(runs)}, of which {excluded - for_itself} on excluded victims, {for_itself} excluded "
         f"for their own scores, {failed} failed, {judged} judged."
     )
 
 
-def _only_for_itself(excluded: str, victim_flags: str) -> bool:
+def _excluded_by_itself(excluded: str, victim_flags: str) -> bool:
     """Return whether a run is excluded while its victim is not."""
     return bool(excluded) and not EXCLUDING.intersection(victim_flags.split("+"))
 

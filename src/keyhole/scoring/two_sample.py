@@ -224,7 +224,7 @@ def mmd_five_kernels(groups: Groups) -> float:
 def energy_distance(groups: Groups) -> float:
     """Return the square root of 2 E|X - Y| - E|X - X'| - E|Y - Y'| (Székely and Rizzo 2013).
 
-    In one dimension it is that of SciPy. 0 to infinity, higher = further apart, in (units of the latents)^1/2. It is
+    In one dimension it equals SciPy's. 0 to infinity, higher = further apart, in (units of the latents)^1/2. It is
     above 0 for one cloud, too, since the zero distance of a row to itself counts.
     """
     size, distances = len(groups.x), groups.distances
@@ -259,7 +259,7 @@ def spread(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " d"]:
 def shrunk_covariance(centered: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "d d"]:
     """Return (1 - a) S + a tr(S)/d I, with a of Ledoit and Wolf 2004.
 
-    The result is that of scikit-learn, in half the time.
+    It equals scikit-learn's, in half the time.
     """
     n, d = centered.shape
     covariance = centered.T @ centered / n
