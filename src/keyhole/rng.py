@@ -2,8 +2,8 @@
 
 A stream is made from a key of words and numbers, not seeded in sequence, so that comparisons stay paired. The key of
 the poison stream leaves out the rate, so a larger rate contains the rows of a smaller one. The key of the training
-stream leaves out the attack, so all victims of a seed share initial weights and batch order. The global generators of
-torch and NumPy are never used.
+stream leaves out the attack, so all victims of a seed share initial weights and batch order. No result depends on the
+state of torch's or NumPy's global generators.
 """
 
 import hashlib
