@@ -1,4 +1,5 @@
 from keyhole.planning.roles import CLEAN
+from keyhole.reporting.figures import FIGURES
 
 
 # pictures of one victim
@@ -30,25 +31,21 @@ rule draw:
 
 
 def figures(suffix):
-    """Those that the grid has something for."""
-    names = [
-        "attacks",
-        "detection",
-        "levels",
-        "distances",
-        "nuisance",
-        "families",
-        "evasion",
-        "ladder",
-    ]
-    if any(retrained(vars(cell)) for cell in GRID.cells()):
-        names.append("cleansing")
-    if any(
+    """The files of the figures that the grid has something for."""
+    several_rates = any(
         label != CLEAN and len(GRID.rates_of(label)) > 1
         for label in GRID.labels("attacks")
-    ):
-        names.append("phase")
-    return [f"{RESULTS}/figures/{name}.{suffix}" for name in names]
+    )
+    has = {
+        "": True,
+        "several rates": several_rates,
+        "retraining": any(retrained(vars(cell)) for cell in GRID.cells()),
+    }
+    return [
+        f"{RESULTS}/figures/{name}.{suffix}"
+        for name, plot in FIGURES.items()
+        if has[plot.needs]
+    ]
 
 
 rule plot:

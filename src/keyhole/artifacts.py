@@ -1,8 +1,8 @@
 """The only module that reads or writes result files.
 
-Tensors are safetensors (models come from attackers: no pickle anywhere), numbers are flat rows in JSON. Every
-write goes to a temporary name in the same folder and is renamed when it is whole, so a job killed at any point leaves
-nothing that a later run takes for a result. What a file's numbers mean travels with them as its *facts*.
+Tensors are stored as safetensors, never as pickle, because models come from attackers. Numbers are flat rows in JSON.
+Every file is written under a temporary name in the same folder and renamed when it is complete, so a job killed at any
+point leaves nothing that a later run takes for a result. A tensor file also holds its *facts*: what its tensors mean.
 """
 
 import json
@@ -20,7 +20,7 @@ Facts = Mapping[str, Any]
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it when the block ends well and removed when it does not."""
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if not."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
@@ -63,7 +63,7 @@ def load_tensors(path: str | Path, *names: str) -> dict[str, Any]:
 
 
 def load_arrays(path: str | Path, *names: str) -> dict[str, Any]:
-    """As `load_tensors`, but NumPy arrays, without importing torch."""
+    """Read tensors as NumPy arrays, without importing torch: all of a file, or only those named."""
     return _read(path, "np", names)
 
 
@@ -75,7 +75,7 @@ def _read(path: str | Path, framework: str, names: tuple[str, ...]) -> dict[str,
 
 
 def facts(path: str | Path) -> dict[str, Any]:
-    """What a tensor file says about itself."""
+    """Read the facts of a tensor file."""
     from safetensors import safe_open
 
     with safe_open(path, "np") as file:
@@ -83,16 +83,18 @@ def facts(path: str | Path) -> dict[str, Any]:
 
 
 def save_cards(path: str | Path, cards: list[dict[str, Any]]) -> None:
-    """Write flat rows of numbers and words; what is not a number becomes null, since JSON has no NaN."""
+    """Write flat rows of numbers and words; NaN becomes null, since JSON has no NaN."""
     rows = [{key: None if value != value else value for key, value in card.items()} for card in cards]
     save_text(path, json.dumps(rows, indent=1, allow_nan=False) + "\n")
 
 
 def load_cards(path: str | Path) -> list[dict[str, Any]]:
+    """Read the rows that `save_cards` wrote."""
     return json.loads(Path(path).read_text())
 
 
 def save_text(path: str | Path, text: str) -> None:
+    """Write a text file."""
     with atomic(path) as part:
         part.write_text(text)
 
@@ -103,6 +105,6 @@ def save_model(path: str | Path, net: Any, facts: Facts | None = None) -> None:
 
 
 def load_model(path: str | Path, net: Any) -> Any:
-    """Put saved weights into a network of the same architecture; returns it in eval mode."""
+    """Load saved weights into a network of the same architecture, and return it in eval mode."""
     net.load_state_dict(load_tensors(path))
     return net.eval()

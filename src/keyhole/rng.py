@@ -1,8 +1,9 @@
-"""One independent random stream per purpose.
+"""One independent random stream for each purpose.
 
-Streams are keyed, not seeded in sequence, so that comparisons stay paired: the poison stream omits the rate (a larger
-rate contains the smaller one's rows), the training stream omits the attack (all victims of a seed share initial
-weights and batch order). Nobody touches torch's or NumPy's global generators.
+A stream is made from a key of words and numbers, not seeded in sequence, so that comparisons stay paired. The key of
+the poison stream leaves out the rate, so a larger rate contains the rows of a smaller one. The key of the training
+stream leaves out the attack, so all victims of a seed share initial weights and batch order. No result depends on the
+state of torch's or NumPy's global generators.
 """
 
 import hashlib
@@ -16,18 +17,18 @@ from keyhole.types import Labels, Rows
 
 
 def stream(*key: str | int) -> Generator:
-    """A CPU generator whose state depends on the whole key and on nothing else."""
+    """Return a CPU generator whose state depends on the whole key and on nothing else."""
     digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
     return Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def forked(rng: Generator) -> Generator:
-    """An independent stream from where `rng` stands, which stays there."""
+    """Return an independent stream that depends on the state of `rng`, which does not change."""
     return stream("forked", integer(rng.clone_state()))
 
 
 def integer(rng: Generator) -> int:
-    """The next seed, below 2^31, for a library that takes an integer (`random_state` in scikit-learn)."""
+    """Draw a seed below 2^31 for a library that takes an integer (`random_state` in scikit-learn)."""
     return int(torch.randint(2**31 - 1, (), generator=rng))
 
 
@@ -41,7 +42,10 @@ def seeded(rng: Generator) -> Iterator[None]:
 
 
 def stratified(labels: Labels, seats: Sequence[int], rng: Generator) -> Rows:
-    """Rows in random order, `seats[k]` of class k; one stream gives nested draws of a class."""
+    """Draw `seats[k]` rows of each class k, in random order.
+
+    With the same stream, the draw of a class with more seats contains the draw with fewer.
+    """
     order = torch.randperm(len(labels), generator=rng)
     rows = torch.cat([order[labels[order] == label][:seat] for label, seat in enumerate(seats)])
     return rows[torch.randperm(len(rows), generator=rng)]

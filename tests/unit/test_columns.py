@@ -63,7 +63,9 @@ def test_every_published_card_can_be_read_with_the_legend(published):
 
 def test_what_is_scored_has_a_record():
     wanted = [*separability.COLUMNS, *model_detection.COLUMNS]
-    assert [column.name for column in columns.aggregated("separability", "interval")] == list(separability.COLUMNS)
+    assert [column.name for column in columns.columns_of_table("separability", "interval")] == list(
+        separability.COLUMNS
+    )
     assert all(columns.find(name) for name in wanted)
 
 
@@ -85,7 +87,7 @@ def test_a_column_without_a_record_is_named():
 
 
 def test_columns_follow_the_one_that_they_belong_to():
-    names = [column.name for column in columns.shown("attacks")]
+    names = [column.name for column in columns.columns_of_section("attacks")]
     assert names[names.index("CA") : names.index("RA")] == ["CA", "CA_reference", "ASR", "ASR_natural"]
-    names = [column.name for column in columns.shown("separability")]
+    names = [column.name for column in columns.columns_of_section("separability")]
     assert names[2:8] == ["level", "transform", "distance_auroc", "lda_auroc", "svm_auroc", "silhouette"]

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from keyhole.planning.roles import Stage
-from keyhole.scoring.flags import EXCLUDING, FLAGS, raised
+from keyhole.scoring.flags import EXCLUDING, FLAGS, flags_of
 
 GOOD_ATTACK = {
     "attack": "badnets",
@@ -23,9 +23,9 @@ GOOD_DETECTION = {"TPR": 0.9, "FPR": 0.05, "non_finite_scores": 0, "told": "hold
 
 
 def test_good_cards_raise_nothing():
-    assert raised(GOOD_ATTACK, "attack") == []
-    assert raised(GOOD_DETECTION, "detection") == []
-    assert raised(GOOD_DETECTION, "screening") == []
+    assert flags_of(GOOD_ATTACK, "attack") == []
+    assert flags_of(GOOD_DETECTION, "detection") == []
+    assert flags_of(GOOD_DETECTION, "screening") == []
 
 
 @pytest.mark.parametrize(
@@ -54,12 +54,12 @@ def test_good_cards_raise_nothing():
     ],
 )
 def test_attack_flags(changes, flags):
-    assert raised(GOOD_ATTACK | changes, "attack") == flags
+    assert flags_of(GOOD_ATTACK | changes, "attack") == flags
 
 
 def test_the_clean_reference_is_no_failed_attack():
     card = {"attack": "none", "ASR": math.nan, "CA": 0.9, "CA_reference": 0.9, "poison_rate": 0, "train_rows": 50_000}
-    assert raised(card | {"payload": 0, "target_share": 0.0, "ASR_natural": math.nan}, "attack") == []
+    assert flags_of(card | {"payload": 0, "target_share": 0.0, "ASR_natural": math.nan}, "attack") == []
 
 
 @pytest.mark.parametrize(
@@ -82,21 +82,21 @@ def test_the_clean_reference_is_no_failed_attack():
     ],
 )
 def test_detection_flags(changes, flags):
-    assert raised(GOOD_DETECTION | changes, "detection") == flags
+    assert flags_of(GOOD_DETECTION | changes, "detection") == flags
 
 
 def test_a_failed_cell_without_numbers_raises_no_flag_of_its_own():
     failed = {"status": "failed", "reason": "out of patience", "told": ""}
     for stage in set(get_args(Stage)) - {"attack"}:
-        assert raised(failed, stage) == []
+        assert flags_of(failed, stage) == []
 
 
 def test_other_stages_raise_only_what_concerns_them():
     card = {"non_finite_latents": 3, "non_finite_scores": 1, "told": "payload", "TPR": 0.0, "FPR": 0.0}
-    assert raised(card, "separability") == ["nan_latents"]
-    assert raised(card, "inversion") == ["nan_latents", "threshold_saw_truth"]
-    assert raised(card, "repair") == ["threshold_saw_truth"]
-    assert raised(card | {"controls": "training"}, "screening") == [
+    assert flags_of(card, "separability") == ["nan_latents"]
+    assert flags_of(card, "inversion") == ["nan_latents", "threshold_saw_truth"]
+    assert flags_of(card, "repair") == ["threshold_saw_truth"]
+    assert flags_of(card | {"controls": "training"}, "screening") == [
         "nothing_flagged",
         "nan_latents",
         "threshold_saw_truth",
@@ -105,8 +105,8 @@ def test_other_stages_raise_only_what_concerns_them():
 
 def test_one_broken_level_is_enough():
     card = {"non_finite_latents_stage1": 0, "non_finite_latents_penultimate": 2}
-    assert raised(card, "separability") == ["nan_latents"]
-    assert raised(card | {"non_finite_latents_penultimate": 0}, "separability") == []
+    assert flags_of(card, "separability") == ["nan_latents"]
+    assert flags_of(card | {"non_finite_latents_penultimate": 0}, "separability") == []
 
 
 def test_excluding_flags_exist_and_do_not_hide_a_defense_failing():

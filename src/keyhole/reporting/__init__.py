@@ -1,1 +1,1 @@
-"""What people look at: tables, figures, pictures, the report. Never torch."""
+"""Tables, figures, pictures and the report. Torch is never imported."""

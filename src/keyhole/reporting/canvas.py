@@ -1,7 +1,7 @@
 """What figures and pictures share: colors, files, panels, a matrix of numbers, marks with a legend.
 
-Figures are built without pyplot, so nothing is shared between them, and written without a date: the same numbers give
-the same bytes. Colors are those of Okabe & Ito (2008), which color-blind readers can tell apart.
+Figures are made without pyplot, so that they share no state, and saved without a date, so that the same numbers give
+the same bytes. The colors are those of Okabe & Ito (2008), which color-blind readers can tell apart.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +17,19 @@ from pandas import DataFrame, Series
 
 from keyhole import artifacts
 
-__all__ = ["BLUE", "COLORS", "MARKERS", "ORANGE", "VICTIM", "by_model", "empty", "matrix", "named", "save", "scatter"]
-__all__ += ["side_by_side", "slanted"]
+__all__ = [
+    "BLUE",
+    "COLORS",
+    "MARKERS",
+    "ORANGE",
+    "VICTIM",
+    "by_model",
+    "draw_matrix",
+    "empty_figure",
+    "save",
+    "scatter",
+]
+__all__ += ["side_by_side", "slant_labels", "victim_names"]
 
 VICTIM = ["dataset", "model", "attack", "poison_rate"]
 MARKERS = "osD^v<>Ph*X8pd"
@@ -31,23 +42,24 @@ NO_DATE: dict[str, dict[str, Any]] = {
 
 
 def save(figure: Figure, *paths: str | Path) -> None:
-    """Write a figure; the suffix of a path (.png, .pdf) chooses the format."""
+    """Write a figure to each path; the suffix (.png, .pdf) chooses the format."""
     for path in paths:
         with artifacts.atomic(path) as part:
             figure.savefig(part, dpi=150, metadata=NO_DATE[part.suffix])
 
 
 def by_model(cards: DataFrame) -> Iterator[tuple[str, DataFrame]]:
-    """What belongs on one panel or page: a data set and a model, with their name."""
+    """Yield the rows of each data set and model, with a title."""
     for (dataset, model), part in cards.groupby(["dataset", "model"], sort=False):
         yield f"{dataset}, {model}", part
 
 
-def named(victims: DataFrame) -> Series:
+def victim_names(victims: DataFrame) -> Series:
+    """Return the attack and, on a second line, the poison rate of each row."""
     return victims["attack"] + [f"\n{100 * rate:g} %" for rate in victims["poison_rate"]]
 
 
-def matrix(
+def draw_matrix(
     panel: Axes,
     values: Float[np.ndarray, "r c"],
     rows: Sequence[str],
@@ -55,7 +67,7 @@ def matrix(
     hatched: np.ndarray | None = None,
     words: np.ndarray | None = None,
 ) -> Any:
-    """Values of 0 to 1 as colors and numbers, 0.5 white; `words` in place of the numbers."""
+    """Draw values from 0 to 1 as colors, 0.5 white, and as numbers, or `words` in place of the numbers."""
     image = panel.imshow(values, cmap="PuOr_r", vmin=0, vmax=1, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
         text = ("–" if np.isnan(value) else f"{value:.2f}") if words is None else str(words[i, j])
@@ -71,14 +83,15 @@ def matrix(
     return image
 
 
-def slanted(panel: Axes) -> None:
+def slant_labels(panel: Axes) -> None:
+    """Slant the labels of the x axis."""
     panel.tick_params(axis="x", rotation=45)
     for label in panel.get_xticklabels():
         label.set(ha="right", rotation_mode="anchor")
 
 
-def empty(title: str = "") -> Figure:
-    """Draw that there is nothing to draw."""
+def empty_figure(title: str = "") -> Figure:
+    """Make a figure that says that the grid has no such results."""
     figure = Figure(figsize=(5, 1.5), layout="constrained")
     panel = figure.subplots()
     panel.set_axis_off()
@@ -89,6 +102,7 @@ def empty(title: str = "") -> Figure:
 
 
 def scatter(panel: Axes, points: DataFrame, x: str, y: str, by: str) -> None:
+    """Draw points in a color and with a marker for each value of the column `by`."""
     for i, (name, group) in enumerate(points.groupby(by, sort=False)):
         color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
         panel.scatter(group[x], group[y], s=30, label=name, alpha=0.85, linewidths=0, color=color, marker=marker)
@@ -98,8 +112,9 @@ def scatter(panel: Axes, points: DataFrame, x: str, y: str, by: str) -> None:
 
 
 def side_by_side(parts: Sequence[tuple[str, DataFrame]], draw: Callable[[Axes, DataFrame], None]) -> Figure:
+    """Draw a panel for each part, with one legend for all."""
     if not parts:
-        return empty()
+        return empty_figure()
     figure = Figure(figsize=(5.2 * len(parts) + 2.2, 4.4), layout="constrained")
     for panel, (name, part) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
         draw(panel, part)

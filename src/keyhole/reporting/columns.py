@@ -1,6 +1,6 @@
-"""The columns of cards and tables, one record each: layouts, headings, digits and the legend are made from these.
+"""The columns of cards and tables, one record each. Tables, headings, digits and the legend are made from them.
 
-The order of the records is that of the columns. To add a metric: a function that returns it, and a record here.
+Columns have the order of their records. To add a metric, write a function that returns it, and add a record here.
 """
 
 import re
@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from keyhole.reporting._column import Column
 
-__all__ = ["COLUMNS", "TABLES", "aggregated", "find", "shown"]
+__all__ = ["COLUMNS", "TABLES", "columns_of_section", "columns_of_table", "find"]
 
 TABLES = ("attacks", "separability", "detection", "inversion", "model_detection", "repair", "test_time")
-# sections of rendered tables are named as the tables, but `test_time` has two: filters and purifiers
+# sections of rendered tables have the names of the tables, but `test_time` has two: filters and purifiers
 _EVERY, _EVERY_SECTION = " ".join(TABLES), " ".join((*TABLES[:-1], "filters", "purifiers"))
 _DEFENSES = "detection inversion repair filters purifiers"
 _MODEL, _MODEL_SHOWN = "attacks repair test_time", "attacks repair purifiers"
@@ -35,19 +35,26 @@ def _card(name: str, unit: Any, meaning: str) -> Column:
 
 
 def _compared(name: str, meaning: str, shown: str = "", after: str = "", marks: str = "") -> list[Column]:
-    """A metric of two groups of latents with the two marks of its scale, which `marks` shows."""
-    own = Column(name, "ratio", meaning, "separability", shown, after=after)
+    """Make the records of a metric of two groups of latents, of its null and of its ceiling.
+
+    Args:
+        marks: the sections that show the null and the ceiling.
+    """
+    metric = Column(name, "ratio", meaning, "separability", shown, after=after)
     null = replace(
-        own, name=f"{name}_null", meaning="the metric between two groups of clean rows", legend="<metric>_null"
+        metric, name=f"{name}_null", meaning="the metric between two groups of clean rows", legend="<metric>_null"
     )
     ceiling = replace(
-        own, name=f"{name}_ceiling", meaning="the metric between payload and another class", legend="<metric>_ceiling"
+        metric,
+        name=f"{name}_ceiling",
+        meaning="the metric between payload and clean rows of another class",
+        legend="<metric>_ceiling",
     )
-    return [own, *(replace(c, shown=marks, after="", heading=c.name.replace("_", " ")) for c in (null, ceiling))]
+    return [metric, *(replace(c, shown=marks, after="", heading=c.name.replace("_", " ")) for c in (null, ceiling))]
 
 
 def _at(percent: str, tables: str, shown: str = "") -> list[Column]:
-    """TPR and FPR at a threshold that is set by false positives."""
+    """Make the records of TPR and FPR at a threshold that is set by false positives."""
     meaning = (
         "in `detection`, the TPR at the lowest threshold whose FPR is at most p percent, and that FPR; in `test_time`, "
         "both as measured at the threshold that p percent of hold-out scores exceed"
@@ -59,12 +66,12 @@ def _at(percent: str, tables: str, shown: str = "") -> list[Column]:
 
 
 def _successful(name: str, unit: Any, shown: str = "", heading: str = "") -> Column:
-    meaning = "the metric if only those triggered inputs count that fool the victim"
+    meaning = "the metric when only the triggered inputs that fool the victim count"
     return Column(f"{name}_successful", unit, meaning, "test_time", shown, heading, legend="<metric>_successful")
 
 
 def _retrained(name: str, unit: Any, shown: str = "", heading: str = "") -> Column:
-    meaning = "the metric of the models that are trained on the rows that the detector keeps"
+    meaning = "the metric of models that are trained again on the rows that the detector keeps"
     return Column(
         f"{name}_retrained", unit, meaning, "detection", shown, heading, "retrained", legend="<metric>_retrained"
     )
@@ -75,7 +82,8 @@ COLUMNS: tuple[Column, ...] = (
     # the setting
     _row("dataset", "words", "the data set, by its label in the configuration"),
     _row("model", "words", "the architecture of the victim"),
-    _row("attack", "words", "the attack, by its label; `none` is the clean reference, `all attacks` sums up",
+    _row("attack", "words",
+        "the attack, by its label; `none` is the clean reference, `all attacks` all of them together",
         _EVERY_SECTION),
     _row("poison_rate", "rate", "payload rows / all training rows, as asked for", _EVERY_SECTION, "rate"),
     _card("seed", "count", "the seed of the poisoned rows, the initial weights and the batch order"),
@@ -87,18 +95,20 @@ COLUMNS: tuple[Column, ...] = (
         "`target_class`, `payload`, `trigger_family`, `augmentations`, joined by `+`", f"{_DEFENSES} model_detection"),
     _row("level", "words", "the point of the network where latents are read", "separability", "", "separability"),
     _row("transform", "words", "the space of the latents: `raw`, `standardized` (each feature), `whitened` "
-        "(Mahalanobis distances of the class's clean rows)", "separability", "", "separability"),
+        "(distances are Mahalanobis distances of the class's clean rows)", "separability", "", "separability"),
     _row("controls", "words", "what the attacker controls: `labels`, `clean-label`, `dirty-label`, `training`",
         "attacks"),
-    _row("target_share", "share", "ρ_t, the payload's share of the rows with the target label", f"attacks {_DEFENSES}",
+    _row("target_share", "share", "ρ_t, the share of payload among the rows with the target label",
+        f"attacks {_DEFENSES}",
         "ρ_t"),
     # runs
     _row("seeds", "count", "runs of this setting = `judged` + `excluded` + `failed`"),
-    _row("judged", "count", "runs that the means and intervals are made of"),
-    _row("excluded", "count", "runs that a flag keeps out; in `cards.csv` the flags that keep this run out"),
+    _row("judged", "count", "runs that count in the means and intervals"),
+    _row("excluded", "count",
+        "runs that a flag keeps out of the means; in `cards.csv` the flags that keep this run out"),
     _row("failed", "count", "runs whose method raised an error"),
-    _row("<metric>_interval", "number", "half width of the mean's 95 % Student t interval over seeds; blank for one "
-        "seed"),
+    _row("<metric>_interval", "number", "half width of the 95 % Student t interval of the mean over seeds; blank "
+        "for one seed"),
     _row("flags", "words", "flags of the runs and their victims, with the number of runs that raise them: "
         "`attack_failed(1/3)`; in `cards.csv` the flags of this row"),
     _row("reason", "words", "why runs failed, with the number of runs; in `cards.csv` the error of this run"),
@@ -115,8 +125,10 @@ COLUMNS: tuple[Column, ...] = (
     _mean("screened_triggered", "count", "triggered inputs that the filter judged", "test_time"),
     Column("TPR", "share", "payload rows (triggered inputs) flagged: elimination rate", _DECIDED, _DECIDED_SHOWN),
     Column("FPR", "share", "other rows (inputs) flagged: sacrifice rate", _DECIDED, _DECIDED_SHOWN),
-    Column("precision", "share", "payload among the flagged rows; in `test_time` for a 1:1 mix", _DECIDED),
-    Column("F1", "share", "F1 of the flagged rows; in `test_time` for a 1:1 mix", _DECIDED, _DECIDED_SHOWN),
+    Column("precision", "share",
+        "share of payload among the flagged rows; in `test_time` for as many triggered as clean inputs", _DECIDED),
+    Column("F1", "share", "F1 of the flagged rows; in `test_time` for as many triggered as clean inputs", _DECIDED,
+        _DECIDED_SHOWN),
     Column("F1_balanced", "share", "F1 of the flagged rows with the target label, if payload were half of these rows; "
         "2/3 = all flagged", "detection", "detection", "F1 balanced"),
     Column("cover_flagged", "share", "cover rows flagged (they count as negatives)", "detection", "detection",
@@ -136,11 +148,13 @@ COLUMNS: tuple[Column, ...] = (
     _successful("TPR_at_1%", "share"),
     _successful("TPR_at_5%", "share"),
     # inversion
-    Column("found", "yes or no", "the target class is flagged; of several, the share", "inversion", "inversion"),
+    Column("found", "yes or no", "the target class is flagged; with several target classes, the share that is flagged",
+        "inversion", "inversion"),
     Column("top1", "yes or no", "the target class has the highest anomaly (a tie shares the credit)", "inversion",
         "inversion"),
     Column("any_flagged", "yes or no", "some class is flagged", "inversion", "inversion", "any flagged"),
-    Column("false_alarms", "number", "classes flagged that are no target", "inversion", "inversion", "false alarms"),
+    Column("false_alarms", "number", "flagged classes that are not a target class", "inversion", "inversion",
+        "false alarms"),
     Column("anomaly_max", "number", "the highest anomaly, on the method's own scale", "inversion"),
     Column("REASR", "share", "ASR of the trigger recovered for the target class, on test images of other classes",
         "inversion", "inversion"),
@@ -166,12 +180,12 @@ COLUMNS: tuple[Column, ...] = (
     Column("CA", "share", "clean accuracy on the whole test set", _MODEL, _MODEL_SHOWN),
     Column("CA_target", "share", "CA of the target class", _MODEL, _DEFENDED_SHOWN, "CA of target"),
     Column("CA_worst", "share", "CA of the worst class", _MODEL),
-    Column("ASR", "share", "attack success rate: triggered test rows given the attacker's label, among rows whose "
-        "label that changes", _MODEL, _MODEL_SHOWN),
+    Column("ASR", "share", "attack success rate: share of triggered test rows that get the attacker's label, among "
+        "rows whose label the trigger would change", _MODEL, _MODEL_SHOWN),
     Column("ASR_cc", "share", "ASR among rows that the model classifies correctly without the trigger", _MODEL),
     Column("RA", "share", "accuracy of triggered rows on their true class", _MODEL, _MODEL_SHOWN),
-    Column("leakage", "share", "triggered rows of neither a source nor a target class that get a target label "
-        "(source-specific attacks)", _MODEL, "attacks", only_where_measured=True),
+    Column("leakage", "share", "share of triggered rows of neither a source nor a target class that get a target "
+        "label (source-specific attacks)", _MODEL, "attacks", only_where_measured=True),
     Column("ASR_natural", "share", "ASR of the clean model of the same data set, model and seed", "attacks", "attacks",
         "natural ASR", after="ASR"),
     Column("CA_reference", "share", "CA of the clean model of the same data set, model and seed", "attacks", "attacks",
@@ -180,13 +194,14 @@ COLUMNS: tuple[Column, ...] = (
         "silhouette <level>"),
     Column("DER", "ratio", "[max(0, ASR drop) − max(0, CA drop) + 1] / 2; doing nothing scores 0.5", _DEFENDED,
         _DEFENDED_SHOWN),
-    Column("RIR", "ratio", "DER with the gain in RA in place of the drop of ASR", _DEFENDED, _DEFENDED_SHOWN),
+    Column("RIR", "ratio", "DER with the gain in RA in place of the drop in ASR", _DEFENDED, _DEFENDED_SHOWN),
     Column("CA_drop", "share", "CA of the victim minus CA of the defended model", _DEFENDED),
     Column("ASR_drop", "share", "ASR of the victim minus ASR of the defended model", _DEFENDED),
     Column("success_10", "yes or no", "ASR is at most 0.1, and CA at most 0.03 lower", _DEFENDED),
     Column("success_20", "yes or no", "ASR is at most 0.2, and CA at most 0.03 lower", _DEFENDED, _DEFENDED_SHOWN,
         "ASR ≤ 20"),
-    _row("retrained", "count", "runs whose model was trained again on the rows kept", "detection", "runs retrained",
+    _row("retrained", "count", "runs in which a model was trained again on the rows that the detector keeps",
+        "detection", "runs retrained",
         "detection"),
     _retrained("CA", "share", "detection", "CA retrained"),
     _retrained("CA_target", "share"),
@@ -198,14 +213,15 @@ COLUMNS: tuple[Column, ...] = (
     _retrained("success_10", "yes or no"),
     _retrained("success_20", "yes or no"),
     # latents
-    *_compared("silhouette", "silhouette of payload against clean rows of its label, equally many", "separability",
+    *_compared("silhouette", "silhouette of payload against equally many clean rows of its label", "separability",
         "svm_auroc", "separability"),
-    *_compared("davies_bouldin", "radii of the two groups over their distance; LOWER = further apart", "separability"),
+    *_compared("davies_bouldin",
+        "sum of the two groups' radii over the distance of their centers; LOWER = further apart", "separability"),
     *_compared("lda_auroc", "cross-validated AUROC of a discriminant that is told the truth", "separability",
         "distance_auroc"),
     *_compared("svm_auroc", "cross-validated AUROC of a linear SVM that is told the truth", "separability",
         "lda_auroc"),
-    *_compared("knn_purity", "neighbors of the same group among the ten nearest", "separability"),
+    *_compared("knn_purity", "share of a row's ten nearest neighbors that are in its own group", "separability"),
     *_compared("mmd", "squared MMD, unbiased", "separability"),
     *_compared("mmd_p", "permutation p of that MMD"),
     *_compared("mmd_five_kernels", "squared MMD with five kernels, the biased estimate of Xia et al."),
@@ -217,13 +233,14 @@ COLUMNS: tuple[Column, ...] = (
         "separability"),
     Column("effective_rank", "number", "participation ratio of the clean rows' covariance", "separability"),
     Column("spread_ratio", "ratio", "total variance of the target class's clean rows over that of another class; far "
-        "below 1: drawn together", "separability", "separability", "spread ratio"),
+        "below 1 if training contracted the class", "separability", "separability", "spread ratio"),
     # cost
     _mean("holdout_size", "count", "clean images that the method was given; 0 if it needs none", _COST,
         f"{_COST_SHOWN} {_DEFENDED_SHOWN}", "hold-out"),
-    _mean("forwards", "count", "images that went forwards through the victim, or copies of it; a purifier's include "
-        "the test images that were judged", _COST, _COST_SHOWN),
-    _mean("backwards", "count", "images that went backwards through the victim, or copies of it", _COST, _COST_SHOWN),
+    _mean("forwards", "count", "images that the method sent forwards through the victim or copies of it; for a "
+        "purifier, the judged test images are included", _COST, _COST_SHOWN),
+    _mean("backwards", "count", "images that the method sent backwards through the victim or copies of it", _COST,
+        _COST_SHOWN),
     Column("seconds", "number", "wall-clock time of the method", _EVERY, f"{_COST_SHOWN} {_DEFENDED_SHOWN}",
         aggregate="mean"),
     # cards only
@@ -237,14 +254,14 @@ COLUMNS: tuple[Column, ...] = (
     _card("target_class", "count", "the class that the attacker wants"),
     _card("target_classes", "words", "all classes that the trigger leads to, joined by `+`"),
     _card("label_map", "words", "how the attack changes labels"),
-    _card("paper_asr", "share", "ASR in the attack's own paper, where that lowers the validity gate"),
-    _card("method", "words", "the method behind the label: the defense's, or in an attack's row the attack's"),
+    _card("paper_asr", "share", "ASR that the attack's own paper reports, where it lowers the validity gate"),
+    _card("method", "words", "the method behind the label: of the defense or, in an attack's row, of the attack"),
     _card("parameters", "words", "all its parameters, as JSON: with `method` enough to build it again"),
     _card("recipe", "words", "the training recipe with all its parameters"),
     _card("code", "words", "hash of the code that the method's job ran"),
-    _card("looks_at", "words", "what a detector reads beside labels: latents, outputs, images, a training of its own"),
+    _card("looks_at", "words", "what a detector reads besides labels: latents, outputs, images, a training of its own"),
     _card("made_from", "words", "hash of all that a detector's answer depends on"),
-    _card("group_rows", "count", "rows on either side where two groups of latents are compared"),
+    _card("group_rows", "count", "rows in each of the two groups of latents that are compared"),
     _card("fit_rows", "count", "clean rows that the space of the latents was fitted to"),
     _card("non_finite_scores", "count", "rows (classes) whose score is NaN or infinite"),
     _card("non_finite_latents", "count", "rows whose latents are NaN or infinite"),
@@ -258,10 +275,10 @@ COLUMNS: tuple[Column, ...] = (
 
 
 def find(name: str) -> Column:
-    """Return the record of a column, that of an interval included.
+    """Return the record of a column, of an interval, too.
 
     Raises:
-        KeyError: no record fits; a new column needs one.
+        KeyError: no record has this name; a new column needs one.
     """
     patterns = []
     for column in COLUMNS:
@@ -277,21 +294,21 @@ def find(name: str) -> Column:
     raise KeyError(f"no record of column {name!r} in keyhole.reporting.columns")
 
 
-def aggregated(table: str, how: Literal["mean", "interval", "retrained"]) -> list[Column]:
-    """The columns that only some tables have, this one among them, and that get a mean, an interval, …, in order."""
+def columns_of_table(table: str, how: Literal["mean", "interval", "retrained"]) -> list[Column]:
+    """Return the columns of a table that are aggregated like this, without those that every table has."""
     return [c for c in COLUMNS if c.tables != _EVERY and table in c.tables.split() and c.aggregate == how]
 
 
-def shown(section: str) -> list[Column]:
-    """The columns of a section of a rendered table, in order."""
+def columns_of_section(section: str) -> list[Column]:
+    """Return the columns that a section of a rendered table shows, in their order there."""
     chosen = [column for column in COLUMNS if section in column.shown.split()]
     names = {column.name for column in chosen}
 
-    def followed(column: Column) -> Iterator[Column]:
+    def with_followers(column: Column) -> Iterator[Column]:
         yield column
         for other in chosen:
             if other.after == column.name:
-                yield from followed(other)
+                yield from with_followers(other)
 
     first = [column for column in chosen if column.after not in names]
-    return [each for column in first for each in followed(column)]
+    return [each for column in first for each in with_followers(column)]

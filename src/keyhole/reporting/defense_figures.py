@@ -1,6 +1,7 @@
 """Figures of attacks and defenses over a whole grid.
 
-Hatched: no run of that cell is judged (its attack did not implant, say). Means are over seeds.
+Values are means over seeds. A cell of a matrix is hatched if none of its runs is judged, for example because the attack
+did not implant.
 """
 
 from collections.abc import Sequence
@@ -17,12 +18,12 @@ from keyhole.reporting.canvas import (
     ORANGE,
     VICTIM,
     by_model,
-    empty,
-    matrix,
-    named,
+    draw_matrix,
+    empty_figure,
     scatter,
     side_by_side,
-    slanted,
+    slant_labels,
+    victim_names,
 )
 from keyhole.reporting.runs import CONTROLS, is_role
 from keyhole.scoring.flags import TRUTH, VALID_ASR
@@ -33,13 +34,13 @@ RUNGS = ("clean-label", "dirty-label", "training")  # what an attacker controls,
 
 
 def plot_attacks(cards: DataFrame) -> Figure:
-    """ASR, natural ASR and CA of each attack and rate, a mark for each seed."""
+    """Draw ASR, natural ASR and CA of each attack and rate, with a mark for each seed."""
     victims = cards[is_role(cards, "attacks") & (cards["attack"] != CLEAN)]
     names = list(
         dict.fromkeys(victims[VICTIM].sort_values(["dataset", "model"], kind="stable").itertuples(index=False))
     )
     if not names:
-        return empty()
+        return empty_figure()
     figure = Figure(figsize=(7, 0.36 * len(names) + 1.4), layout="constrained")
     panel = figure.subplots()
     place = np.array([names.index(key) for key in victims[VICTIM].itertuples(index=False)])
@@ -57,7 +58,7 @@ def plot_attacks(cards: DataFrame) -> Figure:
 
 
 def _marks(panel: Axes, victims: DataFrame, place: Int[np.ndarray, " n"]) -> None:
-    """A mark for each seed; seeds of one attack lie a little apart, so that equal values stay visible."""
+    """Draw a mark for each seed; the seeds of an attack are shifted a little, so that equal values stay visible."""
     order = {seed: i for i, seed in enumerate(sorted(set(victims["seed"])))}
     shift = 0.5 * (np.array([order[seed] for seed in victims["seed"]]) + 0.5) / len(order) - 0.25
     styles: Sequence[tuple[str, str, str, str]] = (
@@ -73,16 +74,16 @@ def _marks(panel: Axes, victims: DataFrame, place: Int[np.ndarray, " n"]) -> Non
 
 
 def plot_detection(table: DataFrame) -> Figure:
-    """AUROC of each detector on each attack and rate, from the table `detection`."""
+    """Draw the AUROC of each detector on each attack and rate, from the table `detection`."""
     parts = list(by_model(table[table["attack"] != CLEAN]))
     if not parts:
-        return empty()
+        return empty_figure()
     shapes = [(part["defense"].nunique(), len(part.groupby(["attack", "poison_rate"]))) for _, part in parts]
     width = max(0.56 * max(columns for _, columns in shapes) + 3.6, 5.5)
     figure = Figure(figsize=(width, sum(0.3 * rows + 1.6 for rows, _ in shapes)), layout="constrained")
     axes = figure.subplots(len(parts), 1, squeeze=False, height_ratios=[rows + 4 for rows, _ in shapes])[:, 0]
     for panel, (name, part) in zip(axes, parts, strict=True):
-        part = part.assign(victim=named(part))
+        part = part.assign(victim=victim_names(part))
         rows, columns = list(dict.fromkeys(part["defense"])), list(dict.fromkeys(part["victim"]))
         values, judged = (
             part.pivot_table(index="defense", columns="victim", values=value, dropna=False)
@@ -90,37 +91,40 @@ def plot_detection(table: DataFrame) -> Figure:
             .to_numpy(float)
             for value in ("AUROC", "judged")
         )
-        image = matrix(panel, values, rows, columns, hatched=judged == 0)
-        slanted(panel)
+        image = draw_matrix(panel, values, rows, columns, hatched=judged == 0)
+        slant_labels(panel)
         panel.set_title(f"AUROC of detectors: {name}", fontsize=10)
         figure.colorbar(image, ax=panel, shrink=0.8, label="AUROC", ticks=[0, 0.5, 1])
     return figure
 
 
 def plot_families(cards: DataFrame) -> Figure:
-    """Do detectors complement each other: the best AUROC in the target class of those that look at the same thing."""
+    """Draw whether detectors complement each other: the best of those that look at the same thing.
+
+    Values are AUROC in the target class. Only detectors that are told none of the truth count.
+    """
     blind = _blind(cards)
-    found = cards[is_role(cards, "detectors") & blind & (cards["attack"] != CLEAN) & (cards["looks_at"] != "nothing")]
-    found = found[found["looks_at"].notna()]
-    parts = list(by_model(found))
+    runs = cards[is_role(cards, "detectors") & blind & (cards["attack"] != CLEAN) & (cards["looks_at"] != "nothing")]
+    runs = runs[runs["looks_at"].notna()]
+    parts = list(by_model(runs))
     if not parts:
-        return empty()
-    figure = Figure(figsize=(6.2 * len(parts), 0.34 * found["attack"].nunique() + 1.6), layout="constrained")
+        return empty_figure()
+    figure = Figure(figsize=(6.2 * len(parts), 0.34 * runs["attack"].nunique() + 1.6), layout="constrained")
     for panel, (name, part) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
-        part = part.assign(victim=named(part).str.replace("\n", ", "), out=part["excluded"] != "")
+        part = part.assign(victim=victim_names(part).str.replace("\n", ", "), out=part["excluded"] != "")
         means = part.groupby(["victim", "looks_at", "defense"], sort=False)["AUROC_target"].mean()
         best = means.groupby(["victim", "looks_at"], sort=False).max().unstack(sort=False)
         best["all"] = best.max(axis=1)
         out = part.groupby("victim", sort=False)["out"].all().reindex(best.index).to_numpy()
         columns = [str(each) for each in best.columns]
-        image = matrix(panel, best.to_numpy(float), list(best.index), columns, np.tile(out[:, None], len(columns)))
+        image = draw_matrix(panel, best.to_numpy(float), list(best.index), columns, np.tile(out[:, None], len(columns)))
         panel.set_title(f"{name}: best blind detector by what it looks at", fontsize=10)
         figure.colorbar(image, ax=panel, shrink=0.8, label="AUROC in the target class", ticks=[0, 0.5, 1])
     return figure
 
 
 def _blind(cards: DataFrame) -> Series:
-    """Whether a defense is told none of the truth."""
+    """Return which cards are of defenses that are told none of the truth."""
     return ~cards["told"].map(lambda told: bool(set(str(told).split("+")).intersection(TRUTH)))
 
 
@@ -128,14 +132,17 @@ def _blind(cards: DataFrame) -> Series:
 
 
 def plot_evasion(cards: DataFrame) -> Figure:
-    """The price of evasion: ASR against how well the best detector that is told nothing ranks the payload."""
-    found = cards[is_role(cards, "detectors") & _blind(cards) & ~cards["defense"].isin(CONTROLS)]
-    found = found[found["attack"] != CLEAN]
-    means = found.groupby([*VICTIM, "defense"], sort=False)[["AUROC_target", "ASR_victim"]].mean().reset_index()
+    """Draw the price of evasion: ASR against the best detector that is told none of the truth.
+
+    The best detector is the one with the highest AUROC in the target class.
+    """
+    runs = cards[is_role(cards, "detectors") & _blind(cards) & ~cards["defense"].isin(CONTROLS)]
+    runs = runs[runs["attack"] != CLEAN]
+    means = runs.groupby([*VICTIM, "defense"], sort=False)[["AUROC_target", "ASR_victim"]].mean().reset_index()
     best = (
         means.groupby(VICTIM, sort=False).agg(AUROC=("AUROC_target", "max"), ASR=("ASR_victim", "first")).reset_index()
     )
-    best = best.assign(ASR=100 * best["ASR"].astype(float), name=named(best).str.replace("\n", ", "))
+    best = best.assign(ASR=100 * best["ASR"].astype(float), name=victim_names(best).str.replace("\n", ", "))
 
     def draw(panel: Axes, points: DataFrame) -> None:
         scatter(panel, points, "AUROC", "ASR", "name")
@@ -151,14 +158,14 @@ def plot_evasion(cards: DataFrame) -> Figure:
 
 
 def plot_cleansing(cards: DataFrame) -> Figure:
-    """Does cleansing matter: ASR of the model trained again, against the payload rows that its detector left."""
+    """Draw whether cleansing matters: ASR of models trained again, against the payload rows left to them."""
     keys = [*VICTIM, "seed", "defense"]
     later = cards[(cards["role"] == RETRAINING.noun) & (cards["attack"] != CLEAN) & cards["ASR"].notna()]
-    found = cards[is_role(cards, "detectors")][[*keys, "TPR"]]
-    points = later.drop(columns=["TPR"], errors="ignore").merge(found, on=keys)
+    runs = cards[is_role(cards, "detectors")][[*keys, "TPR"]]
+    points = later.drop(columns=["TPR"], errors="ignore").merge(runs, on=keys)
     left = ((1 - points["TPR"].astype(float)) * points["payload"].astype(float)).round()
     points = points.assign(
-        left=left, percent=100 * points["ASR"].astype(float), name=named(points).str.replace("\n", ", ")
+        left=left, percent=100 * points["ASR"].astype(float), name=victim_names(points).str.replace("\n", ", ")
     )
 
     def draw(panel: Axes, part: DataFrame) -> None:
@@ -171,23 +178,24 @@ def plot_cleansing(cards: DataFrame) -> Figure:
 
 
 def plot_ladder(cards: DataFrame) -> Figure:
-    """What every defense achieves against every attack, the attacks by what they control, 1 = the defender wins.
+    """Draw what every defense achieves against every attack; 1 = the defender wins.
 
-    Detectors: AUROC in the target class. Filters: AUROC. Inverters: share of victims whose target is flagged. Others:
-    1 - ASR of the model they leave, or trained again.
+    Attacks are sorted by what they control. The value of a detector is its AUROC in the target class, of a filter its
+    AUROC, of an inverter the share of victims whose target class is flagged, and of all others 1 - ASR of the model
+    that they leave, or that is trained again.
     """
     measured = {"detectors": "AUROC_target", "inverters": "found", "filters": "AUROC"}
     measured |= dict.fromkeys(("trainers", "repairers", "purifiers"), "ASR")
     columns = {**{ROLES[key].noun: column for key, column in measured.items()}, RETRAINING.noun: "ASR"}
-    found = cards[cards["role"].isin(columns) & (cards["attack"] != CLEAN) & ~cards["defense"].isin(CONTROLS)]
-    wins = [_win(row, columns[row["role"]]) for _, row in found.iterrows()]
-    again = np.where(found["role"] == RETRAINING.noun, " (trained again)", "")
-    found = found.assign(win=wins, victim=named(found).str.replace("\n", ", "), method=found["defense"] + again)
+    runs = cards[cards["role"].isin(columns) & (cards["attack"] != CLEAN) & ~cards["defense"].isin(CONTROLS)]
+    wins = [_win(row, columns[row["role"]]) for _, row in runs.iterrows()]
+    again = np.where(runs["role"] == RETRAINING.noun, " (trained again)", "")
+    runs = runs.assign(win=wins, victim=victim_names(runs).str.replace("\n", ", "), method=runs["defense"] + again)
     rung = {name: i for i, name in enumerate(RUNGS)}
-    found = found.sort_values("controls", key=lambda x: x.map(rung), kind="stable")
-    parts = list(by_model(found))
+    runs = runs.sort_values("controls", key=lambda x: x.map(rung), kind="stable")
+    parts = list(by_model(runs))
     if not parts:
-        return empty()
+        return empty_figure()
     heights = [part["method"].nunique() for _, part in parts]
     width = 0.56 * max(part["victim"].nunique() for _, part in parts) + 4
     figure = Figure(figsize=(width, sum(0.27 * height + 1.9 for height in heights)), layout="constrained")
@@ -200,8 +208,8 @@ def plot_ladder(cards: DataFrame) -> Figure:
         values = np.array([[means.get((*row, victim), np.nan) for _, victim in victims] for row in rows], dtype=float)
         out = [(part.loc[part["victim"] == victim, "excluded"] != "").all() for _, victim in victims]
         labels = [f"{victim} ({controls})" for controls, victim in victims]
-        matrix(panel, values, [f"{row[1]}  · {row[0]}" for row in rows], labels, np.tile(out, (len(rows), 1)))
-        slanted(panel)
+        draw_matrix(panel, values, [f"{row[1]}  · {row[0]}" for row in rows], labels, np.tile(out, (len(rows), 1)))
+        slant_labels(panel)
         panel.set_title(f"{name}: 1 = the defender wins", fontsize=10)
     return figure
 

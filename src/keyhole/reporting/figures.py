@@ -1,39 +1,40 @@
-"""The figures of a grid: each with its name, the function that draws it, and the table that it is drawn from."""
+"""The figures of a grid, one record each: the table that it is drawn from, and what a grid must have for it.
+
+A figure is drawn by the function `plot_<name>` of `defense_figures` or `latent_figures`. They are imported only to
+draw, since Snakemake reads the records at every start.
+"""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from matplotlib.figure import Figure
-from pandas import DataFrame
-
-from keyhole.reporting import canvas, defense_figures, latent_figures
-from keyhole.reporting.columns import COLUMNS
-from keyhole.reporting.runs import read
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 __all__ = ["FIGURES", "Plot", "draw"]
 
 
 @dataclass(frozen=True)
 class Plot:
-    """How a figure is drawn."""
+    """What a figure needs."""
 
-    draw: Callable[[DataFrame], Figure]
-    table: str = "cards"  # its CSV file
+    table: str = "cards"  # the CSV file that it is drawn from
+    needs: Literal["", "retraining", "several rates"] = ""  # without it in the grid, the figure would be empty
 
 
 FIGURES = {
-    "attacks": Plot(defense_figures.plot_attacks),
-    "detection": Plot(defense_figures.plot_detection, "detection"),
-    "levels": Plot(latent_figures.plot_levels),
-    "distances": Plot(latent_figures.plot_distances),
-    "phase": Plot(latent_figures.plot_phase),
-    "nuisance": Plot(latent_figures.plot_nuisance),
-    "families": Plot(defense_figures.plot_families),
-    "evasion": Plot(defense_figures.plot_evasion),
-    "cleansing": Plot(defense_figures.plot_cleansing),
-    "ladder": Plot(defense_figures.plot_ladder),
+    "attacks": Plot(),
+    "detection": Plot("detection"),
+    "levels": Plot(),
+    "distances": Plot(),
+    "phase": Plot(needs="several rates"),
+    "nuisance": Plot(),
+    "families": Plot(),
+    "evasion": Plot(),
+    "cleansing": Plot(needs="retraining"),
+    "ladder": Plot(),
 }
 
 
@@ -41,17 +42,24 @@ def draw(tables: Iterable[str | Path], paths: Iterable[str | Path]) -> None:
     """Draw each figure once and write it to all paths that have its name.
 
     Args:
-        tables: CSV files, those that the figures are drawn from.
+        tables: the CSV files that the figures are drawn from.
+        paths: the files to write, `attacks.png`.
     """
-    data = {Path(file).stem: _complete(read(file)) for file in tables}
+    from keyhole.reporting import canvas, defense_figures, latent_figures
+    from keyhole.reporting.runs import read
+
+    functions = {**vars(defense_figures), **vars(latent_figures)}
+    data = {Path(file).stem: _add_columns(read(file)) for file in tables}
     files = defaultdict(list)
     for path in map(Path, paths):
         files[path.stem].append(path)
-    for name, own in files.items():
-        canvas.save(FIGURES[name].draw(data[FIGURES[name].table]), *own)
+    for name, same_figure in files.items():
+        canvas.save(functions[f"plot_{name}"](data[FIGURES[name].table]), *same_figure)
 
 
-def _complete(table: DataFrame) -> DataFrame:
-    """The table with all columns; those that this grid has no method for are blank."""
+def _add_columns(table: "DataFrame") -> "DataFrame":
+    """Return the table with all columns; a column that no method of this grid fills is blank."""
+    from keyhole.reporting.columns import COLUMNS
+
     names = [column.name for column in COLUMNS if "<" not in column.name]
     return table.reindex(columns=list(dict.fromkeys([*table, *names]))).copy()  # in one block

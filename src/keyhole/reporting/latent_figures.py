@@ -1,6 +1,7 @@
 """Figures of latent separability: where the signal goes, when it is lost, and what should not matter to it.
 
-Hatched: no run of that cell is judged (its attack did not implant, say). Means are over seeds.
+Values are means over seeds. A cell of a matrix is hatched if none of its runs is judged, for example because the attack
+did not implant.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from keyhole.planning.roles import CLEAN, SEPARABILITY
-from keyhole.reporting.canvas import COLORS, MARKERS, VICTIM, by_model, empty, matrix, named
+from keyhole.reporting.canvas import COLORS, MARKERS, VICTIM, by_model, draw_matrix, empty_figure, victim_names
 from keyhole.reporting.runs import CONTROLS, is_role
 
 __all__ = [
@@ -33,15 +34,15 @@ DISTANCES = {
     "sliced_wasserstein": "sliced\nW₁",
 }
 MARKS = ("", "_null", "_ceiling")
-# methods that are ends of one line: the second adds cover rows and diversity to the first
+# pairs of methods that form a family: the second adds cover rows and more varied triggers to the first
 FAMILIES = {"blended": "adap_blend", "badnets": "adap_patch"}
 
 
 def plot_levels(cards: DataFrame) -> Figure:
-    """Where the signal goes: AUROC of payload against clean rows of its label, by level and by what is measured.
+    """Draw where the signal goes: AUROC of payload against clean rows of its label, by level and measure.
 
-    Raw, standardized and whitened: of the distance to the clean rows' mean in that space. The linear oracle is told
-    the truth: a discriminant that is fitted to some of the rows and judged on others.
+    In raw, standardized and whitened latents the measure is the distance to the clean rows' mean. The linear oracle is
+    told the truth: it is a discriminant that is fitted to some of the rows and judged on others.
     """
 
     def aurocs(rows: DataFrame) -> DataFrame:
@@ -53,29 +54,33 @@ def plot_levels(cards: DataFrame) -> Figure:
 
 
 def plot_distances(cards: DataFrame) -> Figure:
-    """How far payload is from clean rows of its label, by level and metric: what a regularizer takes away."""
+    """Draw how far payload is from clean rows of its label, by level and metric: what a regularizer reduces."""
     return _each_victim(cards, relative_distances, "Payload: 0 as near as clean rows of its label, 1 as another class")
 
 
 def relative_distances(rows: DataFrame) -> DataFrame:
-    """Metrics of raw latents, a row for each level: 0 at the metric's null, 1 at its ceiling (`separability`)."""
-    found = rows[rows["transform"] == "raw"].set_index("level")[[f"{m}{x}" for m in DISTANCES for x in MARKS]]
-    value, null, ceiling = (found[[f"{metric}{mark}" for metric in DISTANCES]].to_numpy(float) for mark in MARKS)
-    table = DataFrame((value - null) / (ceiling - null), index=found.index, columns=list(DISTANCES.values()))
+    """Return metrics of raw latents by level, scaled so that 0 is the null and 1 the ceiling (`separability`)."""
+    measured = rows[rows["transform"] == "raw"].set_index("level")[[f"{m}{x}" for m in DISTANCES for x in MARKS]]
+    value, null, ceiling = (measured[[f"{metric}{mark}" for metric in DISTANCES]].to_numpy(float) for mark in MARKS)
+    table = DataFrame((value - null) / (ceiling - null), index=measured.index, columns=list(DISTANCES.values()))
     return table.groupby(level=0).mean()
 
 
 def _each_victim(cards: DataFrame, values: Callable[[DataFrame], DataFrame], title: str) -> Figure:
-    """A heat map for each attack and rate, a row for each level; `values` makes its columns of the cards."""
-    found = cards[cards["role"] == SEPARABILITY.noun]
-    parts = list(by_model(found))
+    """Draw a heat map for each attack and rate, with a row for each level.
+
+    Args:
+        values: makes the columns of a heat map from the cards of its attack and rate.
+    """
+    measured = cards[cards["role"] == SEPARABILITY.noun]
+    parts = list(by_model(measured))
     if not parts:
-        return empty()
+        return empty_figure()
     victims = [
-        (f"{name}\n{text}", rows) for name, part in parts for text, rows in part.groupby(named(part), sort=False)
+        (f"{name}\n{text}", rows) for name, part in parts for text, rows in part.groupby(victim_names(part), sort=False)
     ]
     across = min(4, len(victims))
-    levels = list(dict.fromkeys(found["level"]))
+    levels = list(dict.fromkeys(measured["level"]))
     down = -(-len(victims) // across)
     figure = Figure(figsize=(3.1 * across + 0.6, (0.32 * len(levels) + 1.35) * down), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False)
@@ -84,7 +89,7 @@ def _each_victim(cards: DataFrame, values: Callable[[DataFrame], DataFrame], tit
     for panel, (name, rows) in zip(axes.flat, victims, strict=False):
         table = values(rows).reindex(index=levels)
         hatched = np.full(table.shape, (rows["excluded"] != "").all())
-        matrix(panel, table.to_numpy(float), levels, list(table.columns), hatched)
+        draw_matrix(panel, table.to_numpy(float), levels, list(table.columns), hatched)
         panel.set_title(name.partition("\n")[2].replace("\n", ", ") if len(parts) == 1 else name, fontsize=9)
     figure.suptitle(f"{title}{_where(parts)}", fontsize=11)
     return figure
@@ -95,28 +100,31 @@ def _where(parts: Sequence[tuple[str, DataFrame]]) -> str:
 
 
 def phase_family(victims: DataFrame) -> DataFrame:
-    """Victims whose attacks differ in rate and in cover rows for each payload row, with the `family` they belong to."""
-    known = victims[(victims["attack"] != CLEAN) & (victims["controls"] == "dirty-label")]
-    family = known["method"].map(lambda name: FAMILIES.get(name, name))
-    known = known.assign(family=family, ratio=(known["cover"] / known["payload"]).round(2))
+    """Return the victims of families whose attacks differ in rate and in cover rows for each payload row.
+
+    The columns `family` and `ratio` (cover rows / payload rows) are added.
+    """
+    dirty = victims[(victims["attack"] != CLEAN) & (victims["controls"] == "dirty-label")]
+    family = dirty["method"].map(lambda name: FAMILIES.get(name, name))
+    dirty = dirty.assign(family=family, ratio=(dirty["cover"] / dirty["payload"]).round(2))
     keys = ["dataset", "model", "family"]
-    counts = known.groupby(keys)[["poison_rate", "ratio"]].transform("nunique")
-    return known[(counts > 1).all(axis=1)]
+    counts = dirty.groupby(keys)[["poison_rate", "ratio"]].transform("nunique")
+    return dirty[(counts > 1).all(axis=1)]
 
 
 def plot_phase(cards: DataFrame) -> Figure:
-    """Phase diagram: how well each detector ranks the payload in its class, over target share and cover for payload.
+    """Draw a phase diagram: AUROC of each detector in the target class, by target share and cover rows.
 
-    Below each AUROC stands the victim's ASR in percent; hatched where the attack did not implant.
+    The number below each AUROC is the victim's ASR in percent. A cell is hatched if the attack did not implant.
     """
     victims = phase_family(cards[is_role(cards, "attacks")])
-    found = cards[is_role(cards, "detectors") & ~cards["defense"].isin(CONTROLS)]
-    found = found[found["status"].isin(["", "ok"])].drop(columns="ASR")
+    measured = cards[is_role(cards, "detectors") & ~cards["defense"].isin(CONTROLS)]
+    measured = measured[measured["status"].isin(["", "ok"])].drop(columns="ASR")
     keys = [*VICTIM, "seed"]
-    found = found.merge(victims[[*keys, "family", "ratio", "ASR"]], on=keys)
-    if not len(found):
-        return empty()
-    panels = list(found.groupby(["dataset", "model", "family", "defense"], sort=False))
+    measured = measured.merge(victims[[*keys, "family", "ratio", "ASR"]], on=keys)
+    if not len(measured):
+        return empty_figure()
+    panels = list(measured.groupby(["dataset", "model", "family", "defense"], sort=False))
     across = min(4, len(panels))
     first = panels[0][1]
     shape = (len(first[["attack", "ratio"]].drop_duplicates()), first["poison_rate"].nunique())
@@ -129,7 +137,9 @@ def plot_phase(cards: DataFrame) -> Figure:
         image = _phase(panel, part)
         panel.set_title(defense, fontsize=9)
     figure.colorbar(image, ax=axes, shrink=0.6, label="AUROC in the target class", ticks=[0, 0.5, 1])
-    names = ", ".join([*dict.fromkeys(found["dataset"] + ", " + found["model"]), *dict.fromkeys(found["family"])])
+    names = ", ".join(
+        [*dict.fromkeys(measured["dataset"] + ", " + measured["model"]), *dict.fromkeys(measured["family"])]
+    )
     figure.suptitle(f"{names}: AUROC in the target class, below it ASR in percent; hatched: not implanted", fontsize=10)
     return figure
 
@@ -139,13 +149,13 @@ def _phase(panel: Axes, part: DataFrame) -> Any:
     kinds = part.sort_values("ratio", ascending=False, kind="stable")[["ratio", "attack"]].drop_duplicates()
     rates = sorted(set(part["poison_rate"]))
     means = part.groupby(["attack", "ratio", "poison_rate"])[["AUROC_target", "ASR", "out", "target_share"]].mean()
-    known = {key: row.to_numpy(float) for key, row in means.iterrows()}
+    cell_of = {key: row.to_numpy(float) for key, row in means.iterrows()}
     blank = np.full(4, np.nan)
-    cells = np.array([[known.get((a, r, rate), blank) for rate in rates] for r, a in kinds.itertuples(index=False)])
+    cells = np.array([[cell_of.get((a, r, rate), blank) for rate in rates] for r, a in kinds.itertuples(index=False)])
     words = np.array([[_auroc_and_asr(*cell[:2]) for cell in row] for row in cells], dtype=object)
     share = [f"{100 * np.nanmean(cells[:, j, 3]):.0f} %" for j in range(len(rates))]
     rows = [f"{ratio:g}  {attack}" for ratio, attack in kinds.itertuples(index=False)]
-    image = matrix(panel, cells[..., 0], rows, share, hatched=cells[..., 2] == 1, words=words)
+    image = draw_matrix(panel, cells[..., 0], rows, share, hatched=cells[..., 2] == 1, words=words)
     panel.set_xlabel("target share ρ_t", fontsize=8)
     panel.set_ylabel("cover / payload", fontsize=8)
     return image
@@ -156,28 +166,31 @@ def _auroc_and_asr(auroc: float, asr: float) -> str:
 
 
 def plot_nuisance(cards: DataFrame) -> Figure:
-    """What should not matter: separability of one attack over seeds, architectures and target classes, each a mark.
+    """Draw what should not matter to separability: a mark for each seed, architecture and target class.
 
-    Raw latents of the penultimate level: the silhouette, and what a linear oracle that is told the truth makes of it.
+    The left panel has the silhouette, the right one the AUROC of a linear oracle that is told the truth, both of raw
+    latents at the penultimate level.
     """
     keys = [*VICTIM, "seed"]
     victims = cards[is_role(cards, "attacks") & (cards["attack"] != CLEAN)]
-    found = cards[
+    measured = cards[
         (cards["role"] == SEPARABILITY.noun) & (cards["transform"] == "raw") & (cards["level"] == "penultimate")
     ]
-    found = found[[*keys, "silhouette", "lda_auroc"]].merge(victims[[*keys, "method", "target_classes"]], on=keys)
-    if not len(found):
-        return empty()
-    found["row"] = found["method"] + [f", {100 * rate:g} %" for rate in found["poison_rate"]]
-    found["setting"] = found["dataset"] + ", " + found["model"] + ", to " + found["target_classes"].astype(str)
-    rows, settings = list(dict.fromkeys(found["row"])), list(dict.fromkeys(found["setting"]))
+    measured = measured[[*keys, "silhouette", "lda_auroc"]].merge(victims[[*keys, "method", "target_classes"]], on=keys)
+    if not len(measured):
+        return empty_figure()
+    measured["row"] = measured["method"] + [f", {100 * rate:g} %" for rate in measured["poison_rate"]]
+    measured["setting"] = (
+        measured["dataset"] + ", " + measured["model"] + ", to " + measured["target_classes"].astype(str)
+    )
+    rows, settings = list(dict.fromkeys(measured["row"])), list(dict.fromkeys(measured["setting"]))
     figure = Figure(figsize=(9, 0.3 * len(rows) + 1.6), layout="constrained")
     for panel, column in zip(figure.subplots(1, 2, sharey=True), ("silhouette", "lda_auroc"), strict=True):
         for i, setting in enumerate(settings):
-            own = found[found["setting"] == setting]
-            place = [rows.index(row) + 0.5 * ((i + 0.5) / len(settings) - 0.5) for row in own["row"]]
+            points = measured[measured["setting"] == setting]
+            place = [rows.index(row) + 0.5 * ((i + 0.5) / len(settings) - 0.5) for row in points["row"]]
             style = {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)], "alpha": 0.8}
-            panel.scatter(own[column].astype(float), place, s=22, linewidths=0, label=setting, **style)
+            panel.scatter(points[column].astype(float), place, s=22, linewidths=0, label=setting, **style)
         panel.set(xlabel=column.replace("_", " "), yticks=range(len(rows)))
         panel.set_yticklabels(rows, fontsize=8)
         panel.grid(color="#eeeeee")

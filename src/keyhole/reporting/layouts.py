@@ -1,4 +1,4 @@
-"""The tables: which cards each is made of, its sections, and how its rows are built. Columns: `columns`."""
+"""The tables: the cards that each is made of, its sections, and how its rows are built. For columns see `columns`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from pandas import DataFrame
 from keyhole.planning.roles import RETRAINING, ROLES, SEPARABILITY, UNDEFENDED, Role
 from keyhole.reporting._column import Column
 from keyhole.reporting.aggregation import aggregate
-from keyhole.reporting.columns import aggregated, find
+from keyhole.reporting.columns import columns_of_table, find
 from keyhole.reporting.runs import CELL, CONTROLS, KEY, is_role, tuples
 from keyhole.scoring import metrics
 from keyhole.scoring.model_detection import model_detection
@@ -24,7 +24,7 @@ _ANSWERS = ("CA", "ASR", "RA")
 class Group:
     """Rows of a table that are rendered together."""
 
-    section: str  # in the records of columns
+    section: str  # its name in the records of columns
     roles: tuple[Role, ...]
     title: str = ""
 
@@ -32,7 +32,7 @@ class Group:
 Build = Callable[["Layout", DataFrame, DataFrame], DataFrame]
 
 
-def _plain(layout: "Layout", runs: DataFrame, cards: DataFrame) -> DataFrame:
+def _plain(layout: "Layout", runs: DataFrame, _cards: DataFrame) -> DataFrame:
     return aggregate(runs, layout.key, *layout.columns, layout.everyone)
 
 
@@ -43,31 +43,32 @@ class Layout:
     name: str
     title: str
     groups: tuple[Group, ...]
-    build: Build = _plain  # from its runs, and all cards
-    keys: tuple[str, ...] = ()  # columns beside `KEY` that tell its rows apart
+    build: Build = _plain  # makes its rows from its runs and all cards
+    keys: tuple[str, ...] = ()  # columns that tell its rows apart, in addition to `KEY`
     everyone: bool = False  # excluded runs count in the means
-    undefended: bool = False  # victims are rows, too, as the defense `no_defense`
-    says_what_counts: str = ""  # below the table, in place of the number of runs
+    undefended: bool = False  # victims have rows, too, with the defense `no_defense`
+    says_what_counts: str = ""  # a caption in place of the number of runs
 
     @property
     def key(self) -> list[str]:
+        """All columns that tell its rows apart."""
         return [*KEY, *self.keys]
 
     @property
     def columns(self) -> tuple[list[Column], list[Column]]:
-        """Those that get a mean, and those that get an interval as well."""
-        return aggregated(self.name, "mean"), aggregated(self.name, "interval")
+        """The columns that get a mean, and those that get a mean and an interval."""
+        return columns_of_table(self.name, "mean"), columns_of_table(self.name, "interval")
 
     def runs(self, cards: DataFrame) -> DataFrame:
-        """The cards that the table is made of."""
+        """Choose the cards that the table is made of."""
         runs = cards[cards["role"].isin([role.noun for group in self.groups for role in group.roles])]
-        # of models trained again, the controls show what retraining by itself can do; the rest belong to detectors
+        # models trained again belong to their detectors, except for controls: they show what retraining does by itself
         runs = runs[(runs["role"] != RETRAINING.noun) | runs["defense"].isin(CONTROLS)]
         return pd.concat([_undefended(cards), runs], ignore_index=True) if self.undefended and len(runs) else runs
 
 
 def _undefended(cards: DataFrame) -> DataFrame:
-    """Victims as rows of a defense that does nothing."""
+    """Return victims as rows of a defense that does nothing."""
     victims = cards[is_role(cards, "attacks")].assign(role=UNDEFENDED.noun, defense=CONTROLS[0], seconds=np.nan)
     answers = (dict(zip(_ANSWERS, values, strict=True)) for values in tuples(victims, list(_ANSWERS)))
     effect = DataFrame([metrics.repair(answer, answer) for answer in answers], index=victims.index)
@@ -75,7 +76,7 @@ def _undefended(cards: DataFrame) -> DataFrame:
 
 
 def _attacks(layout: Layout, runs: DataFrame, cards: DataFrame) -> DataFrame:
-    """Victims with the silhouette, and the flags, of their latents at each level."""
+    """Make the rows of victims, with the silhouettes of their latents at each level and the flags of these."""
     raw = cards[(cards["role"] == SEPARABILITY.noun) & (cards["transform"] == "raw")]
     silhouettes = [f"silhouette_{level}" for level in dict.fromkeys(cards["level"].dropna())]
     wide = raw.pivot_table(index=CELL, columns="level", values="silhouette", sort=False, dropna=False)
@@ -89,35 +90,42 @@ def _attacks(layout: Layout, runs: DataFrame, cards: DataFrame) -> DataFrame:
 
 
 def _detection(layout: Layout, runs: DataFrame, cards: DataFrame) -> DataFrame:
-    """Detectors, with the models trained on what they keep; `retrained` counts those in the means."""
+    """Make the rows of detectors, with the models trained on the rows that they keep.
+
+    `retrained` is the number of these models that count in the means.
+    """
     detection, end = _plain(layout, runs, cards), "_retrained"
-    kept = [replace(c, name=c.name.removesuffix(end)) for c in aggregated(layout.name, "retrained")]
+    repeated = [replace(c, name=c.name.removesuffix(end)) for c in columns_of_table(layout.name, "retrained")]
     again = cards[cards["role"] == RETRAINING.noun].assign(role=ROLES["detectors"].noun)
-    found = aggregate(again, layout.key, [], kept)
-    found["retrained"] = found["judged"].where(found["judged"] > 0, found["excluded"])
-    ends = {f"{c.name}{mark}": f"{c.name}{end}{mark}" for c in kept for mark in ("", "_interval")}
-    values = [name for name in map(str, found) if name in ends]
-    found = found[[*layout.key, "retrained", *values, "reason"]].rename(columns={**ends, "reason": "reason_retrained"})
-    table = detection.merge(found, on=layout.key, how="left")
+    later = aggregate(again, layout.key, [], repeated)
+    later["retrained"] = later["judged"].where(later["judged"] > 0, later["excluded"])
+    ends = {f"{c.name}{mark}": f"{c.name}{end}{mark}" for c in repeated for mark in ("", "_interval")}
+    values = [name for name in map(str, later) if name in ends]
+    later = later[[*layout.key, "retrained", *values, "reason"]].rename(columns={**ends, "reason": "reason_retrained"})
+    table = detection.merge(later, on=layout.key, how="left")
     table["retrained"] = table["retrained"].fillna(0).astype(int)
-    own, later = table["reason"], table.pop("reason_retrained").fillna("")
-    # a detector that failed has no rows to retrain on, and its retraining card repeats the reason
-    table["reason"] = np.where((later == "") | (later == own), own, own + "; retraining: " + later)
+    of_detector, of_retraining = table["reason"], table.pop("reason_retrained").fillna("")
+    # a detector that failed leaves no rows to train on, and the card of its retraining repeats the reason
+    table["reason"] = np.where(
+        (of_retraining == "") | (of_retraining == of_detector),
+        of_detector,
+        of_detector + "; retraining: " + of_retraining,
+    )
     table["reason"] = table["reason"].str.removeprefix("; ")
     order = [name for name in table if name not in ("flags", "reason")]
     return table[[*order, "flags", "reason"]]
 
 
-def _model_detection(layout: Layout, runs: DataFrame, cards: DataFrame) -> DataFrame:
+def _model_detection(layout: Layout, runs: DataFrame, _cards: DataFrame) -> DataFrame:
     return model_detection(runs, layout.key)
 
 
-def _of_table(name: str) -> tuple[Role, ...]:
+def _roles_of(name: str) -> tuple[Role, ...]:
     return tuple(role for role in ROLES.values() if role.table == name)
 
 
 def _group(name: str, *more: Role) -> tuple[Group, ...]:
-    return (Group(name, (*more, *_of_table(name))),)
+    return (Group(name, (*more, *_roles_of(name))),)
 
 
 _ALL = (
@@ -126,7 +134,7 @@ _ALL = (
         "Attacks",
         _group("attacks"),
         _attacks,
-        everyone=True,  # without those that failed, an attack would look stronger than it is
+        everyone=True,  # without the runs that fail the gate, an attack would look stronger than it is
         says_what_counts="Means are over all runs here; only the defenses' tables leave excluded victims out.",
     ),
     Layout(
@@ -141,7 +149,7 @@ _ALL = (
     Layout(
         "model_detection",
         "Inverters as tests of a model",
-        (Group("model_detection", _of_table("inversion")),),
+        (Group("model_detection", _roles_of("inversion")),),
         _model_detection,
     ),
     Layout("repair", "Repair", _group("repair", UNDEFENDED, RETRAINING), undefended=True),

@@ -1,6 +1,6 @@
-"""The part of the legend `results/README.md` that explains columns, made from their records.
+"""The part of the legend `results/README.md` that explains columns. It is made from their records.
 
-`python -m keyhole.reporting.legend results/README.md` writes it anew between its two marks.
+`python -m keyhole.reporting.legend results/README.md` replaces the text between its two marks.
 """
 
 import sys
@@ -17,7 +17,7 @@ END = "<!-- to here -->"
 
 
 def column_sections() -> str:
-    """Explain all columns, as Markdown: those of every table, those of some tables, those of cards only."""
+    """Explain all columns, as Markdown: those of every table, those of some tables, those that only cards have."""
     every = " ".join(columns.TABLES)
     shared = [column for column in columns.COLUMNS if column.tables == every]
     some = [column for column in columns.COLUMNS if column.tables and column.tables != every]
@@ -34,7 +34,7 @@ def column_sections() -> str:
 
 
 def _table(records: Iterable[Column], with_tables: bool) -> str:
-    """A line for each meaning; columns that share one share a line."""
+    """Make a table with a line for each meaning; columns with the same meaning share a line."""
     lines: dict[str, list[Column]] = {}
     for column in records:
         lines.setdefault(column.meaning, []).append(column)
@@ -49,7 +49,7 @@ def _table(records: Iterable[Column], with_tables: bool) -> str:
 
 
 def update(text: str) -> str:
-    """Return the text of the legend with its part on columns as the records say."""
+    """Return the text of the legend with its part on columns made anew."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{column_sections()}\n\n{END}{after}"

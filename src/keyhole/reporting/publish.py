@@ -1,4 +1,6 @@
-"""Copy a grid's results, with their origin, to `published/`: only from clean commits, so that they can be made again.
+"""Copy a grid's results, with their origin, to `published/`.
+
+Only results of clean commits are published, so that they can be made again.
 
 `python -m keyhole.reporting.publish grids/qi2023_cpu.yaml` writes `published/qi2023_cpu`.
 """
@@ -25,7 +27,7 @@ __all__ = ["Refused", "publish"]
 
 
 class Refused(Exception):
-    """Why results are not published."""
+    """Results are not published; the message says why."""
 
 
 def publish(grid_file: Path, root: Path, today: date) -> Path:
@@ -33,10 +35,10 @@ def publish(grid_file: Path, root: Path, today: date) -> Path:
 
     Args:
         grid_file: the configuration, below `root`.
-        root: of the repository.
+        root: the folder of the repository.
 
     Raises:
-        Refused: changes are not committed, or the results are not those of this grid and of clean commits.
+        Refused: a change is not committed, or the results are not of this grid, or not of clean commits.
     """
     folder = root / "published" / grid_file.stem
     _check_tree(root, folder)
@@ -58,7 +60,7 @@ def publish(grid_file: Path, root: Path, today: date) -> Path:
 
 
 def _check_tree(root: Path, folder: Path) -> None:
-    """What is being published may differ from the last commit; all else may not."""
+    """Refuse uncommitted changes outside the folder that is being published."""
     command = ["git", "-C", str(root), "status", "--porcelain", "--", ".", f":(exclude){folder.relative_to(root)}"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -68,6 +70,7 @@ def _check_tree(root: Path, folder: Path) -> None:
 
 
 def _check_cards(cards: DataFrame, grid: Grid) -> None:
+    """Refuse cards that are not of clean commits, or not of the victims of this grid."""
     commits = cards.reindex(columns=["commit"])["commit"].fillna("unknown")
     for word in ("unknown", "+dirty"):
         bad = cards[commits.str.contains(word, regex=False)]
@@ -78,14 +81,14 @@ def _check_cards(cards: DataFrame, grid: Grid) -> None:
             )
     wanted = {(cell.dataset, cell.model, cell.attack, float(cell.rate), cell.seed) for cell in grid.cells()}
     victims = cards[is_role(cards, "attacks")]
-    found = set(tuples(victims, ["dataset", "model", "attack", "poison_rate", "seed"]))
-    if found != wanted:
-        missing, others = len(wanted - found), len(found - wanted)
+    present = set(tuples(victims, ["dataset", "model", "attack", "poison_rate", "seed"]))
+    if present != wanted:
+        missing, others = len(wanted - present), len(present - wanted)
         raise Refused(f"expected the victims of this grid; {missing} are missing and {others} are of another grid")
 
 
 def _tables(results: Path) -> list[Path]:
-    """The cards, and each table that has rows, as numbers and as text."""
+    """List the files of the cards and of each table that has rows, as numbers and as text."""
     full = [name for name in TABLES if len((results / f"tables/{name}.csv").read_text().splitlines()) > 1]
     return [
         results / "tables" / file for file in ("cards.csv", *(f"{n}.{kind}" for n in full for kind in ("csv", "md")))

@@ -1,4 +1,4 @@
-"""How tables look: headings and numbers as the records of columns say; as Markdown and LaTeX."""
+"""Tables as Markdown and LaTeX, with the headings and digits of the records of columns."""
 
 import re
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ import pandas as pd
 from pandas import DataFrame, Series
 
 from keyhole.reporting._column import Column
-from keyhole.reporting.columns import find, shown
+from keyhole.reporting.columns import columns_of_section, find
 from keyhole.reporting.layouts import Layout
 
-__all__ = ["HOW_TO_READ", "Rendered", "Section", "latex", "markdown", "number", "render", "runs"]
+__all__ = ["HOW_TO_READ", "Rendered", "Section", "format_number", "format_runs", "latex", "markdown", "render"]
 
-# unit -> the factor by which numbers are multiplied, and their decimals
+# unit -> the factor that numbers are multiplied with, and their decimals
 SCALE_AND_DIGITS = {"share": (100, 1), "ratio": (1, 3), "number": (1, 1), "count": (1, 0)}
 
 HOW_TO_READ = (
@@ -26,18 +26,18 @@ HOW_TO_READ = (
 
 @dataclass(frozen=True)
 class Section:
-    """A rendered table: of one data set and model, and one group of defenses."""
+    """A part of a rendered table: one data set, one model, and one group of rows."""
 
     title: str
     header: list[str]
     rows: list[list[str]]
-    text_columns: list[bool]  # to the left; numbers to the right
-    victim: list[int]  # of each row: rows of one victim belong together
+    text_columns: list[bool]  # which columns hold text, aligned left; numbers are aligned right
+    victim: list[int]  # for each row the number of its victim; rows of a victim are kept together
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A table in the form in which it is read."""
+    """A table as text."""
 
     name: str
     title: str
@@ -47,21 +47,21 @@ class Rendered:
 
 def render(layout: Layout, table: DataFrame, captions: list[str]) -> Rendered:
     """Render a table: a section for each data set, model and group of rows."""
-    found = []
+    sections = []
     for (dataset, model), part in table.groupby(["dataset", "model"], sort=False):
         for group in layout.groups:
             rows = part[part["role"].isin([role.noun for role in group.roles])]
             if len(rows):
                 title = ", ".join(filter(None, [str(dataset), str(model), group.title]))
-                found.append(_section(title, rows, _columns(group.section, rows)))
-    return Rendered(layout.name, layout.title, found, captions)
+                sections.append(_section(title, rows, _columns(group.section, rows)))
+    return Rendered(layout.name, layout.title, sections, captions)
 
 
 def _columns(section: str, rows: DataFrame) -> list[Column]:
-    """The columns that these rows show; one with a pattern for a name becomes all that fit."""
+    """Return the columns to show for these rows; a name with `<…>` becomes all columns that fit it."""
     names = [name for name in map(str, rows) if not name.endswith("_interval")]
     columns = []
-    for column in shown(section):
+    for column in columns_of_section(section):
         if "<" in column.name:
             start, _, end = re.split("(<.*>)", column.name)
             columns += [find(name) for name in names if name.startswith(start) and name.endswith(end)]
@@ -72,7 +72,7 @@ def _columns(section: str, rows: DataFrame) -> list[Column]:
 
 def _section(title: str, rows: DataFrame, columns: list[Column]) -> Section:
     header = [column.heading or column.name for column in columns]
-    cells = [[*(_cell(row, column) for column in columns), runs(row), _notes(row)] for _, row in rows.iterrows()]
+    cells = [[*(_cell(row, column) for column in columns), format_runs(row), _notes(row)] for _, row in rows.iterrows()]
     text = [column.is_text for column in columns]
     victim = rows.groupby(["attack", "poison_rate"], sort=False).ngroup().tolist()
     return Section(title, [*header, "runs", "notes"], cells, [*text, False, True], victim)
@@ -81,12 +81,12 @@ def _section(title: str, rows: DataFrame, columns: list[Column]) -> Section:
 def _cell(row: Series, column: Column) -> str:
     if column.is_text:
         return str(row[column.name])
-    text = number(row, column) + _interval(row, column)
+    text = format_number(row, column) + _interval(row, column)
     return f"[{text}]" if text and not row["judged"] and column.aggregate != "row" else text
 
 
-def number(row: Series, column: Column) -> str:
-    """A mean in the unit of its column; blank where undefined."""
+def format_number(row: Series, column: Column) -> str:
+    """Write a mean in the unit of its column; blank if it is not defined."""
     value = row[column.name]
     if pd.isna(value):
         return ""
@@ -96,7 +96,7 @@ def number(row: Series, column: Column) -> str:
         counted = row["judged"] or row["excluded"]
         return f"{round(value * counted, 2):g}/{counted}"
     scale, digits = SCALE_AND_DIGITS[column.unit]
-    return f"{round(scale * value, digits) + 0.0:.{digits}f}"  # + 0.0: no minus before zero
+    return f"{round(scale * value, digits) + 0.0:.{digits}f}"  # + 0.0 turns -0.0 into 0.0
 
 
 def _interval(row: Series, column: Column) -> str:
@@ -107,8 +107,8 @@ def _interval(row: Series, column: Column) -> str:
     return "" if pd.isna(half_width) else f" ± {scale * half_width:.{digits}f}"
 
 
-def runs(row: Series) -> str:
-    """The judged runs of a victim or a defense, and all."""
+def format_runs(row: Series) -> str:
+    """Write the number of judged runs and of all runs."""
     return f"{row['judged']}/{row['seeds']}"
 
 
@@ -121,18 +121,18 @@ def _notes(row: Series) -> str:
 
 
 def markdown(table: Rendered) -> str:
-    """A table with its captions, as GitHub renders it."""
+    """Write a table with its captions in the Markdown of GitHub."""
     blocks = [f"# {table.title}"]
     for section in table.sections:
         rule = ["---" if text else "---:" for text in section.text_columns]
-        lines = [section.header, rule, *([_in_markdown(cell) for cell in row] for row in section.rows)]
+        lines = [section.header, rule, *([_escape_markdown(cell) for cell in row] for row in section.rows)]
         blocks += [f"## {section.title}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
     blocks += [] if table.sections else ["No such results in this grid."]
-    return "\n\n".join([*blocks, *map(_in_markdown, table.captions)]) + "\n"
+    return "\n\n".join([*blocks, *map(_escape_markdown, table.captions)]) + "\n"
 
 
-def _in_markdown(text: str) -> str:
-    """Text without what Markdown would read as a mark; an underscore inside a word is none."""
+def _escape_markdown(text: str) -> str:
+    """Escape what Markdown would read as markup; an underscore inside a word is not."""
     return re.sub(r"[\\|*<`]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
 
 
@@ -150,18 +150,18 @@ _LATEX = {
 }
 
 
-def _in_latex(text: str) -> str:
-    return re.sub("|".join(map(re.escape, _LATEX)), lambda found: _LATEX[found[0]], text)
+def _escape_latex(text: str) -> str:
+    return re.sub("|".join(map(re.escape, _LATEX)), lambda match: _LATEX[match[0]], text)
 
 
 def latex(table: Rendered) -> str:
-    """A table with its captions; breaks over pages, so it suits an appendix as it is."""
+    """Write a table with its captions in LaTeX; it may break over pages, so it fits an appendix as it is."""
     lines = ["% needs \\usepackage{booktabs,longtable}; the widest tables fit a landscape page", "\\footnotesize"]
     for section in table.sections:
         columns = "".join("l" if text else "r" for text in section.text_columns[:-1])
         lines += [
             f"\\begin{{longtable}}{{{columns}p{{4cm}}}}",
-            f"\\caption{{{_in_latex(f'{table.title}: {section.title}')}}}\\\\",
+            f"\\caption{{{_escape_latex(f'{table.title}: {section.title}')}}}\\\\",
             "\\toprule",
             _latex_row(section.header),
             "\\midrule",
@@ -172,8 +172,8 @@ def latex(table: Rendered) -> str:
                 lines.append("\\midrule")
             lines.append(_latex_row(row))
         lines += ["\\bottomrule", "\\end{longtable}"]
-    return "\n".join([*lines, *(f"\\noindent {_in_latex(line)}\\par" for line in table.captions)]) + "\n"
+    return "\n".join([*lines, *(f"\\noindent {_escape_latex(line)}\\par" for line in table.captions)]) + "\n"
 
 
 def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(map(_in_latex, cells)) + r" \\"
+    return " & ".join(map(_escape_latex, cells)) + r" \\"

@@ -1,4 +1,4 @@
-"""The report: one HTML page with the grid, every table and figure, what the flags mean, and where numbers come from."""
+"""The report: one HTML page with the grid, all tables and figures, the flags, and the origin of the numbers."""
 
 import base64
 import os
@@ -15,15 +15,15 @@ from keyhole.scoring.flags import EXCLUDING, FLAGS
 
 __all__ = ["MOST_BYTES", "write"]
 
-MOST_BYTES = 20_000_000  # of pictures in the page; with more, the page links to their files
+MOST_BYTES = 20_000_000  # of pictures inside the page; if there are more, the page links to their files
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of the page."""
+    """An image on the page."""
 
     name: str
-    source: str  # what the browser loads
+    source: str  # the URL that the browser loads
 
 
 def write(
@@ -34,10 +34,10 @@ def write(
     galleries: Mapping[str, Sequence[str | Path]] | None = None,
     title: str = "Keyhole report",
 ) -> None:
-    """Write the page; it opens from disk, and while its pictures are below 20 MB it needs no other file.
+    """Write the page, which opens from disk; it needs no other file if its pictures are below 20 MB.
 
     Args:
-        rendered: summary, tables and provenance, as in `tables/rendered.json`.
+        rendered: the content of `tables/rendered.json`: summary, tables and provenance.
         config: the text of the configuration.
         figures: PNG files of the whole grid.
         galleries: name of a victim -> its PNG files.

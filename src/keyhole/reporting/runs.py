@@ -1,7 +1,7 @@
-"""Cards as one table, and which runs count.
+"""Cards as one table, and the state of each run.
 
-A run is *excluded* if its victim, or the run itself, has a flag of `flags.EXCLUDING`; otherwise it has *failed* if its
-method raised an error; the others are *judged*.
+A run is *excluded* if its victim, or the run itself, has a flag of `flags.EXCLUDING`. Otherwise it is *failed* if its
+method raised an error, and *judged* if not.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,21 +17,21 @@ from keyhole.planning.roles import ROLES
 from keyhole.reporting.columns import COLUMNS
 from keyhole.scoring.flags import EXCLUDING, FLAGS
 
-__all__ = ["CELL", "CONTROLS", "KEY", "collect", "distinct", "frame", "is_role", "read", "tuples"]
+__all__ = ["CELL", "CONTROLS", "KEY", "collect", "frame", "is_role", "read", "split_flags", "tuples"]
 
 CELL = ["dataset", "model", "attack", "poison_rate", "seed"]
 KEY = ["dataset", "model", "attack", "poison_rate", "role", "defense", "told"]
 CONTROLS = ("no_defense", "random_removal", "perfect_removal")
-FILLED = ["told", "status", "reason", "flags", "excluded", "controls"]  # words, empty where a card has none
+FILLED = ["told", "status", "reason", "flags", "excluded", "controls"]  # words; empty if a card has none
 
 
 def collect(paths: Iterable[str | Path]) -> DataFrame:
-    """All cards of these files, one row each; a failed run is a row with its reason."""
+    """Read all cards of these files as a table, one row each; the row of a failed run has the reason."""
     return frame(card for path in paths for card in artifacts.load_cards(path))
 
 
 def frame(cards: Iterable[Mapping[str, Any]]) -> DataFrame:
-    """Cards as a table: lists become words joined by `+`; `victim_flags`, `excluded` and `state` are filled in."""
+    """Make a table of cards: lists become words joined by `+`; `victim_flags`, `excluded` and `state` are added."""
     rows = [{k: "+".join(map(str, v)) if isinstance(v, list) else v for k, v in card.items()} for card in cards]
     wanted = [*CELL, "role", "defense", "told", "status", "reason", "flags", "excluded", "controls", "target_share"]
     wanted += ["level", "transform", "silhouette", "looks_at"]
@@ -42,17 +42,17 @@ def frame(cards: Iterable[Mapping[str, Any]]) -> DataFrame:
     flags_of = dict(zip(tuples(attacks, CELL), attacks["flags"], strict=True))
     table["victim_flags"] = [flags_of.get(cell, "") for cell in tuples(table, CELL)]
     reasons = table["excluded"] + "+" + table["flags"] + "+" + table["victim_flags"]
-    table["excluded"] = ["+".join(name for name in distinct(text) if name in EXCLUDING) for text in reasons]
+    table["excluded"] = ["+".join(name for name in split_flags(text) if name in EXCLUDING) for text in reasons]
     ran = np.where(table["status"].isin(["", "ok"]), "judged", "failed")
     table["state"] = np.where(table["excluded"] == "", ran, "excluded")
     return table
 
 
 def read(path: str | Path) -> DataFrame:
-    """A CSV file of tables or cards, as it was before it was written."""
+    """Read a CSV file of a table or of cards, as it was before it was written."""
     names = pd.read_csv(path, nrows=0).columns
     words = {column.name for column in COLUMNS if column.unit == "words"}
-    words |= {"excluded"} if "state" in names else set()  # the flags of a card, a number of runs in a table
+    words |= {"excluded"} if "state" in names else set()  # in cards the names of flags, in tables a number of runs
     kinds = {name: str for name in names if name in words}
     table = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=[""], low_memory=False)
     filled = [name for name in (*FILLED, "victim_flags") if name in kinds]
@@ -61,15 +61,16 @@ def read(path: str | Path) -> DataFrame:
 
 
 def is_role(table: DataFrame, *keys: str) -> Any:
-    """Whether rows are cards of these roles."""
+    """Return which rows are cards of these roles."""
     return table["role"].isin([ROLES[key].noun for key in keys])
 
 
 def tuples(table: DataFrame, columns: list[str]) -> Iterator[tuple[Any, ...]]:
+    """Yield the values of some columns, row by row."""
     return table[columns].itertuples(index=False, name=None)
 
 
-def distinct(text: str) -> list[str]:
-    """The words of a text joined by `+`, in the order of the flags, each once."""
+def split_flags(text: str) -> list[str]:
+    """Split words joined by `+`; return each once, flags first in their order."""
     words = set(text.split("+"))
     return [name for name in FLAGS if name in words] + sorted(words - FLAGS.keys() - {""})

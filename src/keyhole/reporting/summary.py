@@ -1,4 +1,4 @@
-"""The main columns of all tables on one page of text, which every run ends with."""
+"""The summary: the main columns of all tables on one page of text, shown at the end of every run."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from pandas import DataFrame, Series
 from keyhole.planning.roles import ROLES
 from keyhole.reporting._column import Column
 from keyhole.reporting.columns import find
-from keyhole.reporting.rendering import number, runs
+from keyhole.reporting.rendering import format_number, format_runs
 from keyhole.scoring.cards import NO_DEFENSE
 from keyhole.scoring.flags import TRUTH
 
@@ -16,10 +16,10 @@ __all__ = ["page"]
 
 WIDTH = 118
 LABEL = 33
-COLUMN = 17  # 5 victims side by side
+COLUMN = 17  # so that 5 victims fit side by side
 PAGE_LEGEND = (
-    "Percent, AUROC as a fraction; means over the judged seeds. [attack]: no seed passes the validity gate. "
-    "* told the truth (poison rate, payload or target class): an upper bound. Intervals are in the tables."
+    "In percent, AUROC as a fraction; means over the judged seeds. [attack]: no seed passes the validity gate. "
+    "*: told the truth (poison rate, payload or target class), an upper bound. Intervals are in the tables."
 )
 # role, heading, columns of a cell
 PAGE = (
@@ -35,12 +35,12 @@ PAGE = (
 
 
 def page(tables: Mapping[str, DataFrame], captions: Sequence[str]) -> str:
-    """The tables' main columns, with a column of text for each attack and rate."""
+    """Write the main columns of all tables, with a column of text for each attack and rate."""
     blocks, at_once = [], (WIDTH - LABEL) // COLUMN
     for (dataset, model), attacks in tables["attacks"].groupby(["dataset", "model"], sort=False):
-        here = {name: t[(t["dataset"] == dataset) & (t["model"] == model)] for name, t in tables.items()}
+        parts = {name: t[(t["dataset"] == dataset) & (t["model"] == model)] for name, t in tables.items()}
         for first in range(0, len(attacks), at_once):
-            blocks.append("\n".join([f"{dataset}, {model}", *_block(here, attacks.iloc[first : first + at_once])]))
+            blocks.append("\n".join([f"{dataset}, {model}", *_block(parts, attacks.iloc[first : first + at_once])]))
     legend = [line for text in (PAGE_LEGEND, *captions) for line in textwrap.wrap(text, WIDTH)]
     return "\n\n".join([*blocks, "\n".join(legend)]) + "\n"
 
@@ -48,18 +48,18 @@ def page(tables: Mapping[str, DataFrame], captions: Sequence[str]) -> str:
 def _block(tables: Mapping[str, DataFrame], attacks: DataFrame) -> list[str]:
     victims = list(attacks[["attack", "poison_rate"]].itertuples(index=False, name=None))
     names = [row["attack"] if row["judged"] else f"[{row['attack']}]" for _, row in attacks.iterrows()]
-    rates = [f"{100 * row['poison_rate']:g} %, {runs(row)}" for _, row in attacks.iterrows()]
+    rates = [f"{100 * row['poison_rate']:g} %, {format_runs(row)}" for _, row in attacks.iterrows()]
     lines = [_line("", names), _line("poison rate, judged/seeds", rates)]
     for key, heading, columns in PAGE:
         table = tables[ROLES[key].table]
         rows = table[table["role"] == ROLES[key].noun].dropna(how="all", subset=columns[0:2])
-        shown = _defenses(rows, victims, [find(name) for name in columns])
-        lines += [heading, *shown] if shown else []
+        defenses = _defenses(rows, victims, [find(name) for name in columns])
+        lines += [heading, *defenses] if defenses else []
     return lines
 
 
 def _defenses(rows: DataFrame, victims: Sequence[tuple[str, float]], columns: Sequence[Column]) -> list[str]:
-    """A line for each defense, with its answer for each victim."""
+    """Write a line for each defense, with its results on each victim."""
     lines = []
     for (defense, told), part in rows.groupby(["defense", "told"], sort=False):
         cells = {(row["attack"], row["poison_rate"]): _brief(row, columns) for _, row in part.iterrows()}
@@ -71,7 +71,7 @@ def _defenses(rows: DataFrame, victims: Sequence[tuple[str, float]], columns: Se
 
 
 def _brief(row: Series, columns: Sequence[Column]) -> str:
-    values = [number(row, column) or "-" for column in columns]
+    values = [format_number(row, column) or "-" for column in columns]
     ranked = values.pop().removeprefix("0")[:4] if len(columns) > 2 else ""
     return f"{values[0]:>5}/{values[1]:>5} {ranked:>4}".rstrip() if ranked else f"{values[0]:>5}/{values[1]:>5}"
 

@@ -1,6 +1,6 @@
-"""Tables: the cards of all victims, one row for each setting, aggregated over its seeds. They are made once a run.
+"""Tables: the cards of all victims, aggregated over seeds, with one row for each setting.
 
-Later jobs read the files: figures the CSV files, the report `rendered.json`.
+They are made once in a run. Later jobs read their files: figures the CSV files, the report `rendered.json`.
 """
 
 import json
@@ -19,12 +19,12 @@ from keyhole.reporting import rendering, summary
 from keyhole.reporting.layouts import LAYOUTS
 from keyhole.reporting.provenance import provenance
 from keyhole.reporting.rendering import Rendered
-from keyhole.reporting.runs import CONTROLS, KEY, distinct, is_role, tuples
+from keyhole.reporting.runs import CONTROLS, KEY, is_role, split_flags, tuples
 from keyhole.scoring.flags import EXCLUDING
 
 __all__ = ["RENDERED", "Skipped", "Tables", "tabulate"]
 
-Skipped = Sequence[Sequence[Any]]  # for each cell left out its fields, and why
+Skipped = Sequence[Sequence[Any]]  # the fields of each cell that is left out, and the reason
 
 DIGITS = 6  # in CSV files
 RENDERED = "rendered.json"
@@ -32,15 +32,15 @@ RENDERED = "rendered.json"
 
 @dataclass(frozen=True)
 class Tables:
-    """All tables of a grid, as numbers and as they are read."""
+    """All tables of a grid, as numbers and as text."""
 
     cards: DataFrame
-    values: dict[str, DataFrame]  # fractions in [0, 1], blanks are NaN
+    values: dict[str, DataFrame]  # fractions are in [0, 1], blanks are NaN
     rendered: dict[str, Rendered]
     summary: str  # all results on one page of text, at most 118 columns wide, as in Qi et al. 2023, table 1
 
     def write(self, folder: str | Path) -> None:
-        """Write each table as .csv, .md and .tex, every card as a row of `cards.csv`, and what the report shows."""
+        """Write each table as .csv, .md and .tex, all cards as `cards.csv`, and what the report shows as JSON."""
         folder = Path(folder)
         artifacts.save_text(folder / "cards.csv", self.cards.to_csv(index=False))
         for name, table in self.values.items():
@@ -53,56 +53,56 @@ class Tables:
 
 
 def tabulate(cards: DataFrame, skipped: Skipped = ()) -> Tables:
-    """Make all tables."""
-    flow, left_out = _exclusion_flow(cards), _left_out(skipped)
+    """Make all tables and the summary."""
+    flow, left_out = _exclusion_flow(cards), _list_skipped(skipped)
     values, rendered = {}, {}
     for name, layout in LAYOUTS.items():
         runs = layout.runs(cards)
         table = _in_order(layout.build(layout, runs, cards), cards).round(DIGITS)
-        captions = [rendering.HOW_TO_READ, flow, layout.says_what_counts or _counted(runs), *left_out]
+        captions = [rendering.HOW_TO_READ, flow, layout.says_what_counts or _count_runs(runs), *left_out]
         values[name], rendered[name] = table, rendering.render(layout, table, captions)
     return Tables(cards, values, rendered, summary.page(values, [flow, *left_out]))
 
 
 def _in_order(table: DataFrame, cards: DataFrame) -> DataFrame:
-    """Clean models first, then attacks and defenses as the cards name them; controls before other defenses."""
+    """Sort rows: clean models first, then attacks and defenses in the order of the cards, controls before others."""
     place = {name: {value: i for i, value in enumerate(dict.fromkeys(cards[name]))} for name in KEY}
     place["attack"][CLEAN] = -1
     place["defense"] |= {name: i - len(CONTROLS) for i, name in enumerate(CONTROLS)}
-    place["role"] |= {UNDEFENDED.noun: -2, RETRAINING.noun: -1}  # the controls of the repair table
+    place["role"] |= {UNDEFENDED.noun: -2, RETRAINING.noun: -1}  # they are the controls of the repair table
     place["poison_rate"] = {rate: rate for rate in place["poison_rate"]}
     order = np.lexsort([table[name].map(place[name]) for name in reversed(KEY)])
     return table.iloc[order].reset_index(drop=True)
 
 
-# Captions: how to read a table, which runs count, and which cells were left out
+# Captions: how to read a table, which runs count, and which cells are left out
 
 
-def _counted(runs: DataFrame) -> str:
+def _count_runs(runs: DataFrame) -> str:
     states = runs["state"].value_counts()
     excluded, failed, judged = (int(states.get(state, 0)) for state in ("excluded", "failed", "judged"))
-    own = sum(_for_itself(*run) for run in tuples(runs, ["excluded", "victim_flags"]))
+    for_itself = sum(_excluded_by_itself(*run) for run in tuples(runs, ["excluded", "victim_flags"]))
     return (
-        f"Runs in this table: {len(runs)}, of which {excluded - own} on excluded victims, {own} excluded for their own "
-        f"scores, {failed} failed, {judged} judged."
+        f"Runs in this table: {len(runs)}, of which {excluded - for_itself} on excluded victims, {for_itself} excluded "
+        f"for their own scores, {failed} failed, {judged} judged."
     )
 
 
-def _for_itself(excluded: str, victim_flags: str) -> bool:
-    """Whether a run is excluded while its victim is not."""
+def _excluded_by_itself(excluded: str, victim_flags: str) -> bool:
+    """Return whether a run is excluded while its victim is not."""
     return bool(excluded) and not EXCLUDING.intersection(victim_flags.split("+"))
 
 
 def _exclusion_flow(cards: DataFrame) -> str:
     victims = cards[is_role(cards, "attacks")]
     out = victims.loc[victims["excluded"] != "", "excluded"]
-    flags = Counter(flag for text in out for flag in distinct(text))
-    named = ", ".join(f"{flag}: {flags[flag]}" for flag in distinct("+".join(flags)))
+    flags = Counter(flag for text in out for flag in split_flags(text))
+    named = ", ".join(f"{flag}: {flags[flag]}" for flag in split_flags("+".join(flags)))
     return (
         f"Exclusion flow: {len(victims)} victims ({(victims['attack'] == CLEAN).sum()} of them clean), {len(out)} "
         f"fail the validity gate{f' ({named})' if named else ''}, {len(victims) - len(out)} judged."
     )
 
 
-def _left_out(skipped: Skipped) -> list[str]:
+def _list_skipped(skipped: Skipped) -> list[str]:
     return [f"Skipped: {', '.join(f'{key} {value}' for key, value in cell.items())}: {why}." for cell, why in skipped]

@@ -1,4 +1,4 @@
-"""Pictures of one victim: its attack on example images, a map of its latents, the triggers that inverters found."""
+"""Pictures of one victim: its attack on example images, maps of its latents, the triggers that inverters recover."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from keyhole.reporting.canvas import BLUE, ORANGE, empty, save
+from keyhole.reporting.canvas import BLUE, ORANGE, empty_figure, save
 from keyhole.scoring.latent_maps import LatentMaps
 from keyhole.scoring.statistics import NAN
 
@@ -35,10 +35,10 @@ def draw(
     """Draw all pictures of a victim.
 
     Args:
-        outputs: paths of the pictures `preview` and `latents`, of at most one `inversions`, and of `triggers` for each
+        outputs: `preview` and `latents`: a path each; `inversions`: at most one path; `triggers`: a path for each
             inverter.
         level: where the mapped latents are read.
-        cards: those of the victim, its own first.
+        cards: the cards of the victim and its defenses; the first is the victim's.
         examples: images, as in `keyhole.running.examples`.
         inversions: inverter -> what the workflow kept of its answer.
     """
@@ -57,7 +57,7 @@ def draw(
 
 
 def plot_latents(maps: LatentMaps, title: str, silhouette: float = NAN) -> Figure:
-    """Draw a panel for each map, payload, cover and clean rows in colors of their own."""
+    """Draw a panel for each map, with one color each for payload, cover and clean rows."""
     figure = Figure(figsize=(4.2 * len(maps.points), 4.6), layout="constrained")
     axes = figure.subplots(1, len(maps.points), squeeze=False)[0]
     for panel, (method, points) in zip(axes, maps.points.items(), strict=True):
@@ -77,10 +77,12 @@ def _scatter(panel: Axes, points: Float[np.ndarray, "m 2"], kinds: Shaped[np.nda
         panel.text(0.5, 0.5, "latents not finite, or fewer than 5 rows", ha="center", va="center", fontsize=8)
         return
     for kind, (color, marker) in KINDS.items():
-        here = points[kinds == kind]
-        if len(here):
-            label = f"{kind} (n = {len(here)})"
-            panel.scatter(here[:, 0], here[:, 1], s=12, c=color, marker=marker, alpha=0.7, linewidths=0, label=label)
+        of_kind = points[kinds == kind]
+        if len(of_kind):
+            label = f"{kind} (n = {len(of_kind)})"
+            panel.scatter(
+                of_kind[:, 0], of_kind[:, 1], s=12, c=color, marker=marker, alpha=0.7, linewidths=0, label=label
+            )
 
 
 # Images
@@ -92,7 +94,7 @@ def plot_preview(
     triggered: UInt8[np.ndarray, "n c h w"],
     title: str,
 ) -> Figure:
-    """Draw example images as they are, with the training-time and the test-time trigger, and what each changes."""
+    """Draw example images clean, with the training-time and the test-time trigger, and what each trigger changes."""
     rows = {
         "clean": clean,
         "planted\n(training)": planted,
@@ -116,29 +118,31 @@ def _difference(first: UInt8[np.ndarray, "n c h w"], second: UInt8[np.ndarray, "
 
 
 def _strip(images: UInt8[np.ndarray, "n c h w"]) -> UInt8[np.ndarray, "c tall wide"]:
-    """Images side by side, framed in gray, since many triggers are white."""
+    """Put images side by side, with gray frames, since many triggers are white."""
     framed = np.pad(images, ((0, 0), (0, 0), (FRAME, FRAME), (FRAME, FRAME)), constant_values=150)
     return np.concatenate(list(framed), axis=2)
 
 
 def _show(panel: Axes, image: Shaped[np.ndarray, "c h w"]) -> None:
-    """One image, gray with one channel, its pixels as squares."""
+    """Draw one image with its pixels as squares; an image with one channel is gray."""
     pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
     panel.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     panel.set(xticks=[], yticks=[])
     panel.spines[:].set_visible(False)
 
 
-def plot_triggers(found: Mapping[str, np.ndarray], targets: Sequence[int], title: str) -> Figure:
-    """Draw for each class an image with the recovered trigger, its mask and its anomaly; of many, the most anomalous.
+def plot_triggers(inversion: Mapping[str, np.ndarray], targets: Sequence[int], title: str) -> Figure:
+    """Draw for each class an image with the recovered trigger, its mask and its anomaly.
+
+    With more than 20 classes only the most anomalous are drawn, and the target class.
 
     Args:
-        found: what the workflow kept of an inverter's answer; without `triggers` if it failed or recovers none.
-        targets: the true ones, framed in blue; none for a clean model.
+        inversion: what the workflow kept of an inverter's answer; without `triggers` if it failed or recovers none.
+        targets: the true target classes, framed in blue; empty for a clean model.
     """
-    if "triggers" not in found:
-        return empty(title)
-    triggers, masks, anomaly, flagged = (found[name] for name in ("triggers", "masks", "anomaly", "flagged"))
+    if "triggers" not in inversion:
+        return empty_figure(title)
+    triggers, masks, anomaly, flagged = (inversion[name] for name in ("triggers", "masks", "anomaly", "flagged"))
     classes = _classes_shown(anomaly, targets)
     width, blocks = min(COLUMNS, len(classes)), -(-len(classes) // COLUMNS)
     figure = Figure(figsize=(max(1.15 * width, 5) + 0.5, 2.75 * blocks + 0.9), layout="constrained")
@@ -176,18 +180,18 @@ def plot_inversions(
     inversions: Mapping[str, Mapping[str, np.ndarray]],
     title: str,
 ) -> Figure:
-    """Draw hold-out images clean, with the true trigger and with the recovered ones, each beside what it changes.
+    """Draw hold-out images clean, with the true trigger and with recovered ones, each beside what it changes.
 
     Args:
         clean: the first hold-out images.
-        inversions: inverter -> what the workflow kept of its answer; those without a trigger have no row.
+        inversions: inverter -> what the workflow kept of its answer; an inverter without a trigger has no row.
     """
     rows = {"clean": clean, "true trigger": triggered}
-    for label, found in inversions.items():
-        if "stamped" in found:
-            most = int(found["anomaly"].argmax())
-            verdict = "flagged" if found["flagged"][most] else "not flagged"
-            rows[f"{label}\nclass {most}, {verdict}"] = found["stamped"][: len(clean)]
+    for label, inversion in inversions.items():
+        if "stamped" in inversion:
+            most = int(inversion["anomaly"].argmax())
+            verdict = "flagged" if inversion["flagged"][most] else "not flagged"
+            rows[f"{label}\nclass {most}, {verdict}"] = inversion["stamped"][: len(clean)]
     figure = Figure(figsize=(2.2 * len(clean) + 1.8, 1.1 * len(rows) + 0.8), layout="constrained")
     axes = figure.subplots(len(rows), 2, squeeze=False)
     for (image, change), (name, images) in zip(axes, rows.items(), strict=True):
@@ -200,7 +204,7 @@ def plot_inversions(
 
 
 def _classes_shown(anomaly: Float[np.ndarray, " k"], targets: Sequence[int]) -> list[int]:
-    """All classes in order, or the most anomalous and the (first) target."""
+    """Return all classes in order or, of many, the most anomalous ones and the (first) target."""
     if len(anomaly) <= MOST_CLASSES:
         return list(range(len(anomaly)))
     most = np.argsort(-np.nan_to_num(anomaly, nan=-np.inf), kind="stable")[:MOST_CLASSES].tolist()

@@ -1,1 +1,1 @@
-"""Numbers from answers and truth: metrics, flags, cards. NumPy only."""
+"""Metrics, flags and cards, from what methods answered and from the truth. NumPy only."""

@@ -1,7 +1,7 @@
 """Cards: one flat row of numbers and words for each thing that was measured. Torch is not imported.
 
-A defense's card repeats its victim's columns, so that a row can be read alone. A defense that failed for reasons of
-its own has a card too, with `status`, `reason` and no numbers.
+A defense's card repeats its victim's columns, so that each row can be read without another. A defense that raised an
+error has a card, too, with `status` and `reason` and without numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 from keyhole.planning.roles import RETRAINING, ROLES, SEPARABILITY, Role
 from keyhole.scoring import flags, metrics
 
-__all__ = ["defended", "detector", "filter_", "inverter", "latent_separability", "of_defenses", "victim"]
+__all__ = ["defended_model", "detector", "filter_", "inverter", "latent_separability", "of_defenses", "victim"]
 
 Card = dict[str, Any]
 Facts = Mapping[str, Any]
@@ -35,7 +35,7 @@ REPEATED = (
 
 
 def identity(cell: Mapping[str, str]) -> Card:
-    """A cell's wildcards as columns: words stay words, `rate` and `seed` become numbers."""
+    """Return a cell's wildcards as columns: words stay words, `rate` and `seed` become numbers."""
     named = {name: cell[name] for name in ("dataset", "model", "attack")}
     return {**named, "poison_rate": float(cell["rate"]), "seed": int(cell["seed"])}
 
@@ -49,13 +49,13 @@ def victim(
     train_labels: np.ndarray,
     test_labels: np.ndarray,
 ) -> Card:
-    """What was poisoned, what the victim learned, and whether to believe it.
+    """Make a victim's card: what was poisoned, what the victim learned, and whether to believe it.
 
     Args:
         facts: how the training went.
         answers: the victim's predictions on the test set (`keyhole.running.evaluation.answers`).
-        reference: the clean model's, for the same trigger.
-        poisoned: a `Poisoned` without its images.
+        reference: the clean model's predictions, with the same trigger.
+        poisoned: the arrays of a `Poisoned`, without its images.
         train_labels: before poisoning.
     """
     card = {
@@ -65,68 +65,75 @@ def victim(
         "told": "",
         **facts,
         **metrics.payload(train_labels, poisoned["index"], poisoned["labels"], poisoned["is_cover"]),
-        **_model(answers, test_labels, facts["target_classes"]),
+        **_model_columns(answers, test_labels, facts["target_classes"]),
         **metrics.natural(reference["triggered"], reference["wanted"]),
         "CA_reference": float((reference["clean"] == test_labels).mean()),
     }
-    return _flagged(card, ROLES["attacks"])
+    return _with_flags(card, ROLES["attacks"])
 
 
 def latent_separability(victim: Card, rows: list[Card]) -> list[Card]:
-    """Rows of `separability.by_level` as cards."""
-    start = _start(victim, SEPARABILITY, NO_DEFENSE, {"told": "", "status": "ok"})
-    return [_flagged({**start, **row}, SEPARABILITY) for row in rows]
+    """Turn the rows of `separability.by_level` into cards."""
+    common = _common_columns(victim, SEPARABILITY, NO_DEFENSE, {"told": "", "status": "ok"})
+    return [_with_flags({**common, **row}, SEPARABILITY) for row in rows]
 
 
 def detector(
     victim: Card,
     label: str,
     facts: Facts,
-    found: Arrays,
+    suspicion: Arrays,
     labels: np.ndarray,
     is_payload: np.ndarray,
     is_cover: np.ndarray,
 ) -> Card:
-    """A `Suspicion` of the training set, held against the truth; `labels` as received."""
+    """Make a detector's card: its `Suspicion` of the training rows beside the truth; `labels` as received."""
     role = ROLES["detectors"]
-    card = _start(victim, role, label, facts)
+    card = _common_columns(victim, role, label, facts)
     if facts["status"] == "ok":
-        scores, flagged = found["scores"], found["flagged"]
+        scores, flagged = suspicion["scores"], suspicion["flagged"]
         card |= metrics.detection(scores, flagged, is_payload, is_cover, labels, victim["target_classes"])
-    return _flagged(card, role)
+    return _with_flags(card, role)
 
 
-def inverter(victim: Card, label: str, facts: Facts, found: Arrays) -> Card:
-    """What `keyhole.running.evaluation.inverted` kept of an inverter's answer."""
+def inverter(victim: Card, label: str, facts: Facts, inversion: Arrays) -> Card:
+    """Make an inverter's card from what `keyhole.running.evaluation.inverted` kept of its answer."""
     role = ROLES["inverters"]
-    card = _start(victim, role, label, facts)
+    card = _common_columns(victim, role, label, facts)
     if facts["status"] == "ok":
         targets = victim["target_classes"]  # none for a clean victim
-        card |= metrics.inversion(found["anomaly"], found["flagged"], targets)
-        if targets and "answers" in found:
-            card |= metrics.reasr(found["answers"], found["probed"], targets)
-        if "true_mask" in found:
-            card |= metrics.recovered_patch(found["masks"][targets[0]], found["true_mask"])
-            card |= {name: float(found[name]) for name in ("feature_distance", "shift_cosine")}
-    return _flagged(card, role)
+        card |= metrics.inversion(inversion["anomaly"], inversion["flagged"], targets)
+        if targets and "answers" in inversion:
+            card |= metrics.reasr(inversion["answers"], inversion["probed"], targets)
+        if "true_mask" in inversion:
+            card |= metrics.recovered_patch(inversion["masks"][targets[0]], inversion["true_mask"])
+            card |= {name: float(inversion[name]) for name in ("feature_distance", "shift_cosine")}
+    return _with_flags(card, role)
 
 
-def filter_(victim: Card, label: str, facts: Facts, found: Arrays) -> Card:
-    """A `Suspicion` of test inputs, with `is_triggered`, `succeeds` and the `holdout_scores` that set thresholds."""
+def filter_(victim: Card, label: str, facts: Facts, screened: Arrays) -> Card:
+    """Make a filter's card.
+
+    Args:
+        screened: the arrays of a `Suspicion` of test inputs, with `is_triggered`, `succeeds` and the `holdout_scores`
+            that set thresholds.
+    """
     role = ROLES["filters"]
-    card = _start(victim, role, label, facts)
+    card = _common_columns(victim, role, label, facts)
     if facts["status"] == "ok":
-        card |= metrics.screening(**found)
-    return _flagged(card, role)
+        card |= metrics.screening(**screened)
+    return _with_flags(card, role)
 
 
-def defended(victim: Card, role: Role, label: str, facts: Facts, answers: Arrays, test_labels: np.ndarray) -> Card:
-    """A defended model (trained anew, repaired, or behind a purifier) beside its victim."""
-    card = _start(victim, role, label, facts)
+def defended_model(
+    victim: Card, role: Role, label: str, facts: Facts, answers: Arrays, test_labels: np.ndarray
+) -> Card:
+    """Compare a defended model (trained anew, repaired, or behind a purifier) with its victim."""
+    card = _common_columns(victim, role, label, facts)
     if facts["status"] == "ok":
-        card |= _model(answers, test_labels, victim["target_classes"])
+        card |= _model_columns(answers, test_labels, victim["target_classes"])
         card |= metrics.repair(victim, card)
-    return _flagged(card, role)
+    return _with_flags(card, role)
 
 
 def of_defenses(
@@ -137,7 +144,7 @@ def of_defenses(
     is_cover: np.ndarray,
     test_labels: np.ndarray,
 ) -> list[Card]:
-    """The cards of all defenses that met a victim.
+    """Make the cards of all defenses that were run on a victim.
 
     Args:
         results: key of a role, or `RETRAINING.key` -> label, facts and answer of each defense.
@@ -147,12 +154,15 @@ def of_defenses(
     cards += [inverter(victim, *result) for result in results["inverters"]]
     cards += [filter_(victim, *result) for result in results["filters"]]
     for role in (RETRAINING, ROLES["repairers"], ROLES["trainers"], ROLES["purifiers"]):
-        cards += [defended(victim, role, *result, test_labels) for result in results[role.key]]
+        cards += [defended_model(victim, role, *result, test_labels) for result in results[role.key]]
     return cards
 
 
-def _start(victim: Card, role: Role, label: str, facts: Facts) -> Card:
-    """`excluded` repeats the victim's flags for which no defense may be judged on it; empty for a sound victim."""
+def _common_columns(victim: Card, role: Role, label: str, facts: Facts) -> Card:
+    """Return the columns that all cards on this victim share.
+
+    `excluded` repeats those of the victim's flags that keep it out of the means of defenses.
+    """
     return {
         **{name: victim[name] for name in REPEATED},
         "CA_victim": victim["CA"],
@@ -165,12 +175,12 @@ def _start(victim: Card, role: Role, label: str, facts: Facts) -> Card:
     }
 
 
-def _flagged(card: Card, role: Role) -> Card:
+def _with_flags(card: Card, role: Role) -> Card:
     assert role.stage is not None
-    return {**card, "flags": flags.raised(card, role.stage)}
+    return {**card, "flags": flags.flags_of(card, role.stage)}
 
 
-def _model(answers: Arrays, test_labels: np.ndarray, targets: list[int]) -> Card:
+def _model_columns(answers: Arrays, test_labels: np.ndarray, targets: list[int]) -> Card:
     classes = int(test_labels.max()) + 1
     asked = answers["rows"], answers["triggered"], answers["wanted"]
     columns = metrics.attack(answers["clean"], test_labels, *asked, targets, classes)

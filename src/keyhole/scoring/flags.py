@@ -1,4 +1,4 @@
-"""Flags: reasons not to believe a result, read off its card.
+"""Flags: reasons not to believe a result, each decided from its card.
 
 A missing column, `null` and NaN all mean "not measured". Thresholds are fixed here, before any result is seen.
 """
@@ -37,13 +37,13 @@ def _number(card: Card, column: str) -> float:
 
 
 def asr_gate(card: Card) -> float:
-    """The ASR from which an attack counts as working: the general bar, or less where its own paper reports less."""
-    # the first argument wins against NaN, so an attack without `paper_asr` gets the general bar
+    """Return the ASR that an attack must reach: the general bar, or less where its own paper reports less."""
+    # min returns its first argument if the second is NaN: an attack without `paper_asr` gets the general bar
     return min(VALID_ASR, _number(card, "paper_asr") - PAPER_ALLOWANCE)
 
 
 def _attack_failed(card: Card) -> bool:
-    # "not at least" instead of "less than": an attack whose ASR was not measured has not been shown to work
+    # `not >=` in place of `<`, which is False for NaN: an attack without a measured ASR has not been shown to work
     return card.get("attack") != CLEAN and not _number(card, "ASR") >= asr_gate(card) - ROUNDING
 
 
@@ -74,7 +74,7 @@ FLAGS: dict[str, Flag] = {
     "attack_failed": Flag(
         ("attack",),
         _attack_failed,
-        f"ASR is below {VALID_ASR:.0%}, and below the paper's own value less {100 * PAPER_ALLOWANCE:.0f} points "
+        f"ASR is below {VALID_ASR:.0%}, and below the paper's own value minus {100 * PAPER_ALLOWANCE:.0f} points "
         "(`paper_asr`) where that is lower.",
         "A defense cannot be credited with stopping an attack that does not work without it.",
         "Train longer, raise the rate, or compare with the attack's published setting; the row stays out of defense "
@@ -92,7 +92,7 @@ FLAGS: dict[str, Flag] = {
         ("attack",),
         _rate_not_realised,
         "The payload differs by more than one row from `poison_rate` × training rows.",
-        "The row stands in the column of a rate at which the attack was not run.",
+        "The row is listed under a rate at which the attack was not run.",
         "Ask for a rate that the eligible rows allow; the row stays out of defense tables.",
     ),
     "majority_poisoned": Flag(
@@ -143,16 +143,16 @@ FLAGS: dict[str, Flag] = {
         ("separability", "detection"),
         lambda card: card.get("controls") == "training",
         "An attack that controls training meets a defense of the training set, or its latents are measured there.",
-        "Its poisoned set was written down after training; no defender receives one under this threat model.",
+        "Its poisoned set was written down after training; no defender receives such a set under this threat model.",
         "Keep it apart from attacks on data; never average over both.",
     ),
 }
 
-# A row with one of these says nothing about the defense. The others mark a row and leave it in: to leave out
-# `nothing_flagged`, say, would hide a detector's failures.
+# A row with one of these flags says nothing about the defense. Rows with other flags stay in the means: to leave out
+# `nothing_flagged`, for example, would hide a detector's failures.
 EXCLUDING = frozenset({"attack_failed", "rate_not_realised", "asr_on_clean_model", "nan_latents"})
 
 
-def raised(card: Card, stage: Stage) -> list[str]:
-    """The names of the flags that a card of this stage raises, in the order of `FLAGS`."""
+def flags_of(card: Card, stage: Stage) -> list[str]:
+    """Return the names of the flags that a card of this stage raises, in the order of `FLAGS`."""
     return [name for name, flag in FLAGS.items() if stage in flag.stages and flag.raised(card)]

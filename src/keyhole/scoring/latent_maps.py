@@ -1,4 +1,4 @@
-"""Maps of a victim's latents in the plane, by t-SNE and PCA: which rows are mapped, and where they lie."""
+"""Maps of a victim's latents in two dimensions, by t-SNE and PCA."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ PER_KIND = 1000  # points of each kind in a map
 
 @dataclass(frozen=True)
 class LatentMaps:
-    """The same rows in several maps."""
+    """Several maps of the same rows."""
 
     points: dict[str, Float[np.ndarray, "m 2"]]  # method -> coordinates
     kinds: Shaped[np.ndarray, " m"]  # of each row, one of KINDS
@@ -30,11 +30,11 @@ def map_latents(
     target: int,
     rng_seed: int,
 ) -> LatentMaps:
-    """Map as many payload, cover and clean rows with the target label.
+    """Map payload, cover and clean rows with the target label, equally many of each where possible.
 
     Args:
         train_labels: before poisoning.
-        poisoned: a `Poisoned` without its images.
+        poisoned: the arrays of a `Poisoned`, without its images.
     """
     rows, kinds = around_target(train_labels, poisoned, target)
     drawn = sample_kinds(kinds, rng_seed)
@@ -44,9 +44,9 @@ def map_latents(
 
 
 def sample_kinds(kinds: Shaped[np.ndarray, " n"], rng_seed: int) -> Int[np.ndarray, " m"]:
-    """Rows to draw, ascending: as many clean and cover rows as there is payload, at most 1,000 of each kind.
+    """Draw as many clean and cover rows as there are payload rows, at most 1,000 of each kind; return them sorted.
 
-    A map of all rows would show the density of the clean ones, and hide 150 payload rows among 5,000.
+    A map of all rows would mostly show the clean ones, and hide 150 payload rows among 5,000.
     """
     rng = np.random.default_rng(rng_seed)
     size = min(PER_KIND, int((kinds == "payload").sum()) or PER_KIND)
@@ -59,7 +59,7 @@ def latent_map(
 ) -> Float[np.ndarray, "m 2"]:
     """Return the rows' first two principal components, or t-SNE of the first 50 (van der Maaten 2008).
 
-    NaN where a latent is not finite, or for fewer than five rows: there is nothing to see.
+    All coordinates are NaN if a latent is not finite or there are fewer than five rows.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE

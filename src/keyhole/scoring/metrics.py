@@ -1,7 +1,8 @@
-"""What a result card says of an attack, a detector, an inverter, a repairer or a filter.
+"""The metrics of attacks, detectors, inverters, repairers and filters.
 
-Every function takes NumPy arrays and returns flat columns. Fractions are in [0, 1]; what is undefined (the TPR of a
-detector where nothing is poisoned) is NaN, never a silent 0. Torch is not imported: a score job is short.
+Every function takes NumPy arrays and returns columns of a card. Fractions are in [0, 1]. A value that is not defined
+(the TPR of a detector where nothing is poisoned) is NaN, never 0. Torch is not imported, to keep score
+jobs short.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,11 +16,11 @@ from keyhole.scoring.statistics import NAN, average
 
 Columns = dict[str, int | float]
 
-PATCH = 0.25  # of the image: a trigger on more of it is no patch, and masks are not compared with it
+PATCH = 0.25  # of the image: a trigger that covers more is not a patch, and masks are not compared with it
 
 
 def _mean(hits: Bool[np.ndarray, " n"]) -> float:
-    """The share of hits; NaN among none."""
+    """Return the share of hits; NaN if there are no rows."""
     return float(hits.mean()) if hits.size else NAN
 
 
@@ -35,19 +36,19 @@ def attack(
     targets: Sequence[int],
     classes: int,
 ) -> Columns:
-    """CA on the whole test set; ASR, and RA (BackdoorBench, `test_ra`), on triggered test rows.
+    """Return CA on the whole test set, and ASR and RA (BackdoorBench, `test_ra`) on triggered test rows.
 
     Args:
-        rows: eligible test rows, those whose label the trigger would change; none where there is no trigger.
-        triggered_predictions: the model's answer to these rows with the trigger.
-        wanted: the label that the trigger should give them.
+        rows: the eligible test rows, those whose label the trigger would change; empty if there is no trigger.
+        triggered_predictions: the model's predictions on these rows with the trigger.
+        wanted: the labels that the trigger should give them.
         targets: the labels that the trigger leads to; `CA_target` is the mean over them.
 
     Raises:
-        ValueError: a row already has the label that the trigger should give it (it would count as a success).
+        ValueError: a row already has the label that the trigger should give it, and would count as a success.
     """
-    if (own := test_labels[rows] == wanted).any():
-        raise ValueError(f"expected rows whose label the trigger would change, got {own.sum()} that have it already")
+    if (same := test_labels[rows] == wanted).any():
+        raise ValueError(f"expected rows whose label the trigger would change, got {same.sum()} that have it already")
     correct = clean_predictions == test_labels
     success = triggered_predictions == wanted
     by_class = {k: _mean(correct[test_labels == k]) for k in range(classes) if (test_labels == k).any()}
@@ -62,12 +63,12 @@ def attack(
 
 
 def leakage(predictions: Int[np.ndarray, " b"], targets: Sequence[int]) -> Columns:
-    """ASR where it should not be: triggered rows of neither source nor target class that get a target label."""
+    """Return the share of triggered rows of neither source nor target class that get a target label."""
     return {"leakage": _mean(np.isin(predictions, targets))}
 
 
 def natural(triggered_predictions: Int[np.ndarray, " r"], wanted: Int[np.ndarray, " r"]) -> Columns:
-    """How often the clean reference model already answers a trigger as its attacker wants."""
+    """Return how often the clean reference model already gives triggered rows the label that the attacker wants."""
     return {"ASR_natural": _mean(triggered_predictions == wanted)}
 
 
@@ -77,10 +78,11 @@ def payload(
     poisoned_labels: Int[np.ndarray, " p"],
     is_cover: Bool[np.ndarray, " p"],
 ) -> Columns:
-    """What was really poisoned; `realised_poison_rate` stands beside the `poison_rate` that was asked for.
+    """Count what was really poisoned.
 
-    `target_share` (ρ_t) is the payload's share of all rows with the target label, cover and clean; where the payload
-    has several labels (all-to-all), the largest of their shares.
+    `realised_poison_rate` can be compared with the `poison_rate` that was asked for. `target_share` (ρ_t) is the
+    payload's share of all rows with the target label, cover and clean rows included. Where the payload has several
+    labels (all-to-all), it is the largest of their shares.
     """
     received = train_labels.copy()
     received[index] = poisoned_labels
@@ -103,7 +105,10 @@ def payload(
 
 
 def _decision(flagged: Bool[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> Columns:
-    """TPR (elimination) and FPR (sacrifice; over N - |positive|, as Qi et al. 2023), precision and F1 as found."""
+    """Return TPR (elimination rate), FPR (sacrifice rate), precision and F1 of a decision.
+
+    The FPR is over N - |positive| rows, as in Qi et al. 2023.
+    """
     hit, any_positive = int((flagged & positive).sum()), positive.any()
     return {
         "TPR": _mean(flagged[positive]),
@@ -118,7 +123,7 @@ def _can_rank(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"])
 
 
 def _ranking(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> Columns:
-    """AUROC and AUPRC (average precision); NaN without both kinds of rows or with a score that is not finite."""
+    """Return AUROC and AUPRC (average precision); NaN without both kinds of rows or if a score is not finite."""
     if not _can_rank(scores, positive):
         return {"AUROC": NAN, "AUPRC": NAN}
     from sklearn.metrics import average_precision_score, roc_auc_score
@@ -130,7 +135,10 @@ def _ranking(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) 
 
 
 def _at_fpr(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"], percents: tuple[str, ...]) -> Columns:
-    """TPR at the lowest threshold whose FPR is within each budget, and that FPR; tied rows fall on one side."""
+    """Return, for each budget, TPR and FPR at the lowest threshold whose FPR is within it.
+
+    Rows with equal scores are all above a threshold or all below it.
+    """
     if not _can_rank(scores, positive):
         return {f"{rate}_at_{percent}%": NAN for percent in percents for rate in ("TPR", "FPR")}
     from sklearn.metrics import roc_curve
@@ -155,12 +163,13 @@ def detection(
     labels: Int[np.ndarray, " n"],
     targets: Sequence[int],
 ) -> Columns:
-    """A detector's decision and ranking over the training set: payload is positive, cover counts as negative.
+    """Judge a detector's decision and ranking over the training set: payload is positive, cover negative.
 
-    F1 and AUPRC are at the natural prevalence. `_target` repeats the ranking inside each target label, where a
-    detector cannot score by telling classes apart (the mean over labels, where there are several). `F1_balanced` is the
-    decision's F1 in a target label if payload were half of it, where flagging every row scores 2/3 and every second
-    one 1/2. Without payload (the clean reference) FPR and `removed` remain.
+    F1 and AUPRC are at the prevalence of the training set. Columns with `_target` rank only the rows with one target
+    label, where a detector gains nothing by telling classes apart; with several labels they are the mean over them.
+    `F1_balanced` is the F1 of the decision among rows with a target label, if half of these were payload: flagging
+    every row then scores 2/3, flagging every second one 1/2. Without payload (the clean
+    reference) FPR and `removed` are still defined.
 
     Args:
         labels: the training labels as received.
@@ -185,7 +194,7 @@ def _balanced_f1(flagged: Bool[np.ndarray, " n"], positive: Bool[np.ndarray, " n
 
 
 def prevalence_conversion(tpr: float, fpr: float, prevalence: float) -> Columns:
-    """Precision and F1 that a test of this TPR and FPR has where `prevalence` of the rows are positive (Bayes)."""
+    """Return precision and F1 of a test with this TPR and FPR if `prevalence` of the rows are positive (Bayes)."""
     hit, false_alarm = tpr * prevalence, fpr * (1 - prevalence)
     flagged, either = hit + false_alarm, hit + false_alarm + prevalence
     return {"precision": hit / flagged if flagged != 0 else NAN, "F1": 2 * hit / either if either != 0 else NAN}
@@ -197,7 +206,7 @@ def _at_holdout_fpr(
     holdout_scores: Float[np.ndarray, " m"],
     percents: tuple[str, ...],
 ) -> Columns:
-    """TPR and FPR at the threshold above which at most that share of hold-out scores lies."""
+    """Return TPR and FPR at thresholds that at most the given percents of the hold-out scores exceed."""
     columns: Columns = {}
     for percent in percents:
         level = 1 - float(percent) / 100
@@ -233,17 +242,18 @@ def screening(
     succeeds: Bool[np.ndarray, " n"],
     holdout_scores: Float[np.ndarray, " m"],
 ) -> Columns:
-    """A filter's decision and ranking over test inputs; precision and F1 are those of a 1:1 clean:triggered mix.
+    """Judge a filter's decision and ranking over test inputs.
 
-    The positives are all triggered inputs; `_successful` counts only those that fool the victim, a weaker claim.
-    `TPR_at_1%` and `TPR_at_5%` stand at thresholds that the hold-out sets, with the FPR that they really have.
+    Precision and F1 are those of a mix of equally many clean and triggered inputs. All triggered inputs are positive;
+    columns with `_successful` count only those that fool the victim, a weaker claim. The thresholds of `TPR_at_1%` and
+    `TPR_at_5%` are set on hold-out scores; `FPR_at_1%` and `FPR_at_5%` are the FPRs that result on the test inputs.
 
     Args:
-        succeeds: the victim gives the wanted label; ignored on clean inputs.
-        holdout_scores: of clean images that the filter itself did not get.
+        succeeds: whether the victim gives the wanted label; ignored on clean inputs.
+        holdout_scores: scores of clean images that the filter itself did not get.
     """
-    kept = ~is_triggered | succeeds
-    successful = _screened(scores[kept], flagged[kept], is_triggered[kept], holdout_scores)
+    counted = ~is_triggered | succeeds
+    successful = _screened(scores[counted], flagged[counted], is_triggered[counted], holdout_scores)
     return {
         "screened_clean": int((~is_triggered).sum()),
         "screened_triggered": int(is_triggered.sum()),
@@ -257,10 +267,11 @@ def screening(
 
 
 def inversion(anomaly: Float[np.ndarray, " k"], flagged: Bool[np.ndarray, " k"], targets: Sequence[int]) -> Columns:
-    """Whether the target class was flagged, and whether it ranks first (a tie shares the credit).
+    """Return whether the target class is flagged, and whether it has the highest anomaly (a tie shares the credit).
 
     Args:
-        targets: none for a clean model: every flag is then a false alarm. Of several, `found` is the share flagged.
+        targets: empty for a clean model, whose flags are all false alarms. With several, `found` is the share that is
+            flagged.
     """
     wanted = list(targets)
     others = np.delete(flagged, wanted)
@@ -276,15 +287,22 @@ def inversion(anomaly: Float[np.ndarray, " k"], flagged: Bool[np.ndarray, " k"],
 
 
 def reasr(predictions: Int[np.ndarray, "k p"], labels: Int[np.ndarray, " p"], targets: Sequence[int]) -> Columns:
-    """ASR of the triggers recovered for the target classes, on images of other classes (the name is ABS's, Liu et al.
-    2019); `predictions` are made on images with each class's trigger.
+    """Return the ASR of the triggers recovered for the target classes, on images of other classes.
+
+    The name is that of ABS (Liu et al. 2019).
+
+    Args:
+        predictions: row k is made on images with the trigger recovered for class k.
+        labels: the true classes of these images.
     """
     return {"REASR": _mean(np.concatenate([predictions[k][labels != k] == k for k in targets]))}
 
 
 def recovered_patch(mask: Float[np.ndarray, "h w"], true_mask: Bool[np.ndarray, "h w"]) -> Columns:
-    """How near the recovered mask comes to a patch; no columns where the true trigger covers more of the image, or the
-    method has no mask.
+    """Compare the recovered mask with the true patch.
+
+    No columns are returned if the true trigger is no patch (it covers more than `PATCH` of the image) or the method
+    recovers no mask (all of it is 1).
     """
     if true_mask.mean() > PATCH or (mask == 1).all():
         return {}
@@ -292,13 +310,13 @@ def recovered_patch(mask: Float[np.ndarray, "h w"], true_mask: Bool[np.ndarray, 
 
 
 def mask_iou(mask: Float[np.ndarray, "h w"], true_mask: Bool[np.ndarray, "h w"]) -> Columns:
-    """Intersection over union of a patch and the recovered mask, cut at one half."""
-    found = mask > 0.5
-    return {"mask_IoU": _mean((found & true_mask)[found | true_mask])}
+    """Return the intersection over union of the true patch and the recovered mask, cut at one half."""
+    recovered = mask > 0.5
+    return {"mask_IoU": _mean((recovered & true_mask)[recovered | true_mask])}
 
 
 def l1_ratio(mask: Float[np.ndarray, "h w"], true_mask: Bool[np.ndarray, "h w"]) -> Columns:
-    """The recovered mask's ℓ1 norm over the true patch's."""
+    """Return the ℓ1 norm of the recovered mask over that of the true patch."""
     return {"l1_ratio": float(np.abs(mask).sum() / true_mask.sum()) if true_mask.any() else NAN}
 
 
@@ -317,11 +335,12 @@ def _success(asr: float, ca_drop: float, bar: float) -> float:
 
 
 def repair(victim: Mapping[str, Any], repaired: Mapping[str, Any]) -> Columns:
-    """What a repair changed, from the two models' `attack` columns.
+    """Return what a repair changed, from the `attack` columns of the two models.
 
-    DER = [max(0, ASR_b - ASR_d) - max(0, CA_b - CA_d) + 1] / 2 (FT-SAM, Zhu et al. 2023), RIR the same with RA's
-    gain (BackdoorBench): a repair that does nothing scores 0.5. `success_10`, `success_20`: ASR at most 10 % or 20 %
-    (the bar of Qi et al. 2023), CA at most 3 points lower.
+    DER = [max(0, ASR_b - ASR_d) - max(0, CA_b - CA_d) + 1] / 2 (FT-SAM, Zhu et al. 2023), with b for the victim and d
+    for the defended model. RIR (BackdoorBench) has the gain in RA in place of the drop in ASR. A repair that does
+    nothing scores 0.5 in both. `success_10` and `success_20` are 1 if ASR is at most 10 % or 20 % (the bar of Qi et al.
+    2023) and CA at most 3 points lower.
     """
     ca_drop, asr_drop = victim["CA"] - repaired["CA"], victim["ASR"] - repaired["ASR"]
     return {

@@ -1,8 +1,9 @@
-"""Inverters as tests of a model: is there a backdoor, and for which class; over victims, clean ones included.
+"""Inverters as tests of a model: does it have a backdoor, and for which class?
 
-One rule for all: a model counts as detected if any class is flagged; the class named is that of the highest anomaly.
-Proportions have Wilson's interval. AUROC is between the highest anomalies of poisoned and of clean victims, so it is
-free of the method's own threshold; each poisoned victim meets the clean ones of its data set and architecture.
+The same rule holds for all inverters: a model counts as detected if any class is flagged, and the class with the
+highest anomaly is the one that the inverter names. Shares of victims have Wilson's interval. AUROC compares the
+highest anomaly of each poisoned victim with those of the clean victims of its data set and architecture, so it does
+not depend on the method's own threshold.
 """
 
 from collections.abc import Sequence
@@ -22,19 +23,19 @@ COLUMNS = (*(f"{name}{end}" for name in SHARES for end in ("", "_low", "_high"))
 
 
 def model_detection(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
-    """A row for each setting of `keys` and, with `attack` = `ALL`, for all attacks together.
+    """Make one row for each setting of `keys`, and one for all attacks together (`attack` = `ALL`).
 
     Args:
-        runs: cards of inverters, with their `state`; those not judged count in `seeds` only.
-        keys: `attack`, `poison_rate`, and what else tells settings apart.
+        runs: cards of inverters, with their `state`; runs that are not judged are only counted.
+        keys: `attack`, `poison_rate`, and the other columns that tell settings apart.
     """
     runs = runs.reindex(columns=[*keys, "state", "any_flagged", "top1", "anomaly_max", *COST])
     place = [name for name in keys if name not in ("attack", "poison_rate")]
     rows = []
-    for here, group in runs.groupby(place, sort=False):
+    for values, group in runs.groupby(place, sort=False):
         clean = group[(group["attack"] == CLEAN) & (group["state"] == "judged")]
         attacked = group[group["attack"] != CLEAN]
-        fixed = dict(zip(place, here, strict=True))
+        fixed = dict(zip(place, values, strict=True))
         for (attack, rate), part in attacked.groupby(["attack", "poison_rate"], sort=False):
             rows.append({**fixed, "attack": attack, "poison_rate": rate, **_row(part, clean)})
         if attacked["attack"].nunique() != 1:

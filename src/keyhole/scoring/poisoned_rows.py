@@ -1,4 +1,4 @@
-"""Which rows of a training set are payload and cover: the truth, for those who score. No defense imports this."""
+"""Which rows of a training set are payload and cover. Only scoring may know this: no defense imports the module."""
 
 from collections.abc import Mapping
 
@@ -22,9 +22,9 @@ def received_labels(
 def around_target(
     train_labels: np.ndarray, poisoned: Mapping[str, np.ndarray], target: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows with the target label as received and all cover rows, and the kind of each of these rows.
+    """Return the rows with the target label as received and all cover rows, and the kind of each.
 
-    Cover rows keep their own label. The kinds are payload, cover and clean.
+    The kinds are payload, cover and clean. Cover rows keep their own label.
     """
     labels, is_payload, is_cover = received_labels(train_labels, poisoned)
     rows = np.flatnonzero((labels == target) | is_cover)

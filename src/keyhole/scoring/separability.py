@@ -1,9 +1,10 @@
-"""How far the payload stands apart from the clean rows of the target label, at one level of a network.
+"""How far the payload is from the clean rows of the target label, at each level of a network.
 
-"Inseparable" is a statement about one metric in one space. So every metric is taken in three spaces, and stands beside
-two marks of its own scale: its *null*, the metric between two groups of clean rows (what no separation looks like),
-and its *ceiling*, the payload against clean rows of another class. Metrics compare two groups of equally many rows and
-draw nothing at random but folds, permutations and projections. All arithmetic is in float64; torch is not imported.
+"Inseparable" is a statement about one metric in one space. So every metric is computed in three spaces, and compared
+with two marks of its own scale. Its *null* is the metric between two groups of clean rows: what no separation looks
+like. Its *ceiling* is the metric between payload and clean rows of another class. Metrics compare two groups of equally
+many rows; only folds, permutations and projections are random. All arithmetic is in float64; torch is not imported.
+
 Checked against: double loops, scikit-learn, SciPy, Gaussians a known distance apart.
 """
 
@@ -19,7 +20,7 @@ from keyhole.scoring.two_sample import METRICS, SCALE_FREE, Groups, auroc, plain
 __all__ = ["COLUMNS", "TRANSFORMS", "by_level", "separability"]
 
 FEWEST, MOST = 5, 500  # rows of a group
-PLAIN_ROWS = 1500  # of `silhouette_plain`, whose time grows with their square
+PLAIN_ROWS = 1500  # the most for `silhouette_plain`, whose time grows with the square of the rows
 
 COLUMNS = [f"{name}{mark}" for name in (*METRICS, "distance_auroc") for mark in ("", "_null", "_ceiling")]
 COLUMNS += ["silhouette_plain", "effective_rank", "spread_ratio"]
@@ -33,22 +34,24 @@ def by_level(
     targets: Sequence[int],
     rng_seed: int,
 ) -> list[dict[str, Any]]:
-    """Rows of `separability` at each level; the mean over target labels where there are several.
+    """Return the rows of `separability` at each level, with the mean over target labels if there are several.
 
     Args:
-        labels: as received.
-        targets: the labels that payload has; the ceiling's other class is the one after it.
+        labels: the training labels as received.
+        targets: the labels that payload has; the ceiling compares with the class after each.
     """
     rows = []
     for level, x in latents.items():
-        found = []
+        by_target = []
         for target in targets:
             other = (labels == (target + 1) % (labels.max() + 1)) & ~is_payload & ~is_cover
-            own = labels == target
-            found.append(separability(x[own], is_payload[own], x[other], rng_seed))
-        for of_space in zip(*found, strict=True):
+            in_class = labels == target
+            by_target.append(separability(x[in_class], is_payload[in_class], x[other], rng_seed))
+        for of_space in zip(*by_target, strict=True):
             names = [name for name in of_space[0] if name != "transform"]
-            means = {name: average([row[name] for row in of_space]) for name in names}  # labels with enough payload
+            means = {
+                name: average([row[name] for row in of_space]) for name in names
+            }  # over labels with enough payload
             rows.append({"level": level, "transform": of_space[0]["transform"], **means})
     return rows
 
@@ -59,17 +62,17 @@ def separability(
     other: Float[np.ndarray, "m d"],
     rng_seed: int,
 ) -> list[dict[str, Any]]:
-    """One row of columns for each of `TRANSFORMS`; NaN where there are fewer than five rows to a group.
+    """Return one row of columns for each of `TRANSFORMS`; metrics are NaN with fewer than five rows in a group.
 
-    Of each of `METRICS`, `x` compares payload with clean rows, `x_null` the latter with further clean rows, `x_ceiling`
-    the same payload with `other`: `group_rows` on either side. The spaces are fitted to `fit_rows` clean rows that are
-    in none of these groups. `distance_auroc` counts every row that was not fitted. `silhouette_plain` counts all rows,
-    as Qi et al. 2023 do (150 payload rows hardly weigh against 5,000 clean ones), or 1,500 with the payload's share
-    kept. `effective_rank` is that of all clean rows, `spread_ratio` their spread over that of `other`. If a latent of
-    either class is not finite, all metrics are NaN.
+    For each metric x of `METRICS`, column `x` compares payload with clean rows, `x_null` these clean rows with other
+    clean rows, and `x_ceiling` the same payload with `other`. Each group has `group_rows` rows. The spaces are fitted
+    to `fit_rows` clean rows that are in none of these groups. `distance_auroc` uses every row that the space was not
+    fitted to. `silhouette_plain` uses all rows, as Qi et al. 2023 do (150 payload rows hardly count beside 5,000 clean
+    ones), or 1,500 with the same share of payload. `effective_rank` is that of all clean rows, `spread_ratio` is their
+    variance over that of `other`. If a latent of either class is not finite, all metrics are NaN.
 
     Args:
-        latents: all rows with the target label as received; what is not payload counts as clean, cover included.
+        latents: all rows with the target label as received; rows that are not payload, cover included, count as clean.
         other: clean rows of another class.
     """
     broken = int((~np.isfinite(latents).all(1)).sum() + (~np.isfinite(other).all(1)).sum())
@@ -107,32 +110,33 @@ def separability(
             row["distance_auroc_ceiling"] = auroc(np.linalg.norm(y, axis=1), far[held_out])
         for mark, groups in pairs.items():
             for metric, value in METRICS.items():
-                known = name == "standardized" and metric in SCALE_FREE  # from the raw row
-                row[metric + mark] = rows[0][metric + mark] if known else value(groups)
+                same_as_raw = name == "standardized" and metric in SCALE_FREE
+                row[metric + mark] = rows[0][metric + mark] if same_as_raw else value(groups)
     return rows
 
 
-# Spaces, fitted to clean rows of the target class. All put their mean at the origin, which moves no metric.
+# Spaces, fitted to clean rows of the target class. All move the mean of these rows to the origin, which changes no
+# metric.
 
 
 def raw(clean: Float[np.ndarray, "c d"]) -> Callable[[Float[np.ndarray, "n d"]], Float[np.ndarray, "n d"]]:
-    """The latents as they are."""
+    """Leave the latents as they are, except for their mean."""
     center = clean.mean(0)
     return lambda x: x - center
 
 
 def standardized(clean: Float[np.ndarray, "c d"]) -> Callable[[Float[np.ndarray, "n d"]], Float[np.ndarray, "n d"]]:
-    """Each feature in units of its standard deviation; a feature that is constant in `clean` keeps its own."""
+    """Divide each feature by its standard deviation in `clean`; a constant feature is not divided."""
     center, scale = clean.mean(0), spread(clean)
     return lambda x: (x - center) / scale
 
 
 def whitened(clean: Float[np.ndarray, "c d"]) -> Callable[[Float[np.ndarray, "n d"]], Float[np.ndarray, "n d"]]:
-    """Distances become Mahalanobis distances of the class, its covariance shrunk (Ledoit and Wolf 2004).
+    """Turn distances into Mahalanobis distances, with the covariance of `clean` shrunk (Ledoit and Wolf 2004).
 
-    Shrunk after standardization: channels differ in scale, and shrinking toward their mean variance would drown the
-    quiet ones. Directions with less variance than the shrinkage adds stay partly hidden: from 3,334 rows, 1 %
-    of the mean variance for 64 features, 3 % for 256, 6 % for 512.
+    The features are standardized first: channels differ in scale, and shrinking toward their mean variance would drown
+    the ones with little variance. Directions with less variance than the shrinkage adds stay partly hidden: it adds 1 %
+    of the mean variance for 64 features and 3,334 rows, 3 % for 256 features, 6 % for 512.
     """
     from scipy.linalg import cholesky, solve_triangular
 
@@ -145,13 +149,16 @@ TRANSFORMS = {"raw": raw, "standardized": standardized, "whitened": whitened}
 
 
 def effective_rank(x: Float[np.ndarray, "n d"]) -> float:
-    """Participation ratio of the covariance's eigenvalues, (sum)^2 / sum of squares, from 1 to d."""
+    """Return the participation ratio of the covariance's eigenvalues, (sum)^2 / sum of squares, from 1 to d."""
     covariance = np.cov(x, rowvar=False).reshape(x.shape[1], -1)
     total = (covariance**2).sum()
     return float(np.trace(covariance) ** 2 / total) if total > 0 else NAN
 
 
 def spread_ratio(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> float:
-    """Total variance of `x` over that of `y`: far below 1 where a class was drawn together to hide something in it."""
+    """Return the total variance of `x` over that of `y`.
+
+    It is far below 1 where training contracted a class to hide something in it.
+    """
     total = y.var(0).sum() if len(y) > 1 else 0.0
     return float(x.var(0).sum() / total) if total > 0 else NAN

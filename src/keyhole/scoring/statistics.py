@@ -1,4 +1,4 @@
-"""Means and intervals of few values."""
+"""A mean that leaves out undefined values, and an interval for proportions."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,13 @@ NAN = float("nan")
 
 
 def average(values: Sequence[float]) -> float:
-    """The mean of the values that are defined; NaN among none."""
+    """Return the mean of the values that are not NaN; NaN if there are none."""
     defined = [value for value in values if not np.isnan(value)]
     return float(np.mean(defined)) if defined else NAN
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's (1927) interval of a proportion, low and high; NaN of no trials."""
+    """Return the two ends of Wilson's (1927) interval for a proportion; NaN without trials."""
     if n == 0:
         return NAN, NAN
     from scipy.stats import binomtest

@@ -1,6 +1,7 @@
-"""Metrics of two groups of points of equal size: how far apart they are.
+"""Metrics of how far apart two groups of equally many points are.
 
-Nothing is drawn at random but folds, permutations and projections. All arithmetic is in float64; torch is not imported.
+Only folds, permutations and projections are random. All arithmetic is in float64; torch is not imported.
+
 Checked against: double loops, scikit-learn, SciPy, Gaussians a known distance apart.
 """
 
@@ -19,12 +20,15 @@ FOLDS = 5
 NEIGHBORS = 10
 PERMUTATIONS = 199  # so the smallest p is 1/200
 PROJECTIONS = 100
-SVM_C = 0.01  # 1 takes four times longer where no plane divides the groups
+SVM_C = 0.01  # 1 takes four times longer where no plane separates the groups
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Two groups of equally many rows, and what several metrics need of them: row 0 to s-1 of 2s is the first's."""
+    """Two groups of equally many rows, and what several metrics compute from them.
+
+    In arrays over all 2s rows, rows 0 to s-1 are the first group.
+    """
 
     x: Float[np.ndarray, "s d"]
     y: Float[np.ndarray, "s d"]
@@ -32,26 +36,28 @@ class Groups:
 
     @cached_property
     def rows(self) -> Float[np.ndarray, "n d"]:
+        """The rows of both groups."""
         return np.concatenate([self.x, self.y])
 
     @cached_property
     def squares(self) -> Float[np.ndarray, "n n"]:
-        """Squared distances of all rows."""
+        """Squared distances between all rows."""
         return _squares(self.rows)
 
     @cached_property
     def distances(self) -> Float[np.ndarray, "n n"]:
+        """Distances between all rows."""
         return np.sqrt(self.squares)
 
     @cached_property
     def kernel(self) -> Float[np.ndarray, "n n"]:
-        """exp(-|u - v|^2 / 2m), m the median squared distance of two different rows."""
+        """exp(-|u - v|^2 / 2m), where m is the median squared distance between different rows."""
         median = float(np.median(self.squares[np.tri(len(self.squares), k=-1, dtype=bool)]))
         return np.exp(-self.squares / (2 * median)) if median > 0 else np.full_like(self.squares, NAN)
 
 
 def _squares(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n n"]:
-    centered = rows - rows.mean(0)  # or the differences of large numbers lose their digits
+    centered = rows - rows.mean(0)  # without this, differences of large numbers lose digits
     norms = (centered**2).sum(1)
     squares = centered @ (-2 * centered.T)
     squares += norms  # in place: large temporary arrays cost more than the product
@@ -62,25 +68,26 @@ def _squares(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n n"]:
 
 
 def silhouette(groups: Groups) -> float:
-    """Mean of (b - a) / max(a, b): a row's mean distance a to its own group, b to the other (Rousseeuw 1987).
+    """Return the mean over rows of (b - a) / max(a, b) (Rousseeuw 1987).
 
-    -1 to 1, higher = further apart, about 0 for one cloud. Equal groups make it the macro mean, too.
+    a is a row's mean distance to its own group, b to the other. -1 to 1, higher = further apart, about 0 for one
+    cloud. Since the groups are equally large, the mean over rows is also the mean over groups.
     """
     return float(_silhouettes(groups.distances, len(groups.x)).mean())
 
 
 def _silhouettes(distances: Float[np.ndarray, "n n"], first: int) -> Float[np.ndarray, " n"]:
-    """Of each row, the first `first` being one group."""
+    """Return the silhouette of each row; the first `first` rows are one group, the others the second."""
     is_first = np.arange(len(distances)) < first
     sums = distances @ np.stack([is_first, ~is_first], axis=1).astype(np.float64)
-    own, rest = np.where(is_first, sums.T, sums.T[::-1])
+    to_own, to_other = np.where(is_first, sums.T, sums.T[::-1])
     count = np.where(is_first, first, len(distances) - first)
-    a, b = own / np.maximum(count - 1, 1), rest / (len(distances) - count)
+    a, b = to_own / np.maximum(count - 1, 1), to_other / (len(distances) - count)
     return np.divide(b - a, np.maximum(a, b), out=np.zeros_like(a), where=(np.maximum(a, b) > 0) & (count > 1))
 
 
 def plain_silhouette(x: Float[np.ndarray, "p d"], y: Float[np.ndarray, "c d"]) -> float:
-    """The mean over all rows of two groups of any size; NaN if one has fewer than two rows."""
+    """Return the mean silhouette of all rows of two groups of any size; NaN if one has fewer than two rows."""
     if min(len(x), len(y)) < 2:
         return NAN
     distances = _squares(np.concatenate([x, y]))
@@ -88,9 +95,10 @@ def plain_silhouette(x: Float[np.ndarray, "p d"], y: Float[np.ndarray, "c d"]) -
 
 
 def davies_bouldin(groups: Groups) -> float:
-    """(r + r') / |c - c'|: mean distances r to the groups' centers c (Davies and Bouldin 1979). LOWER = further apart.
+    """Return (r + r') / |c - c'| (Davies and Bouldin 1979). LOWER = further apart.
 
-    0 to infinity; NaN if the centers coincide.
+    c and c' are the centers of the groups, r and r' the mean distances of the rows to them. 0 to infinity; NaN if the
+    centers coincide.
     """
     centers = groups.x.mean(0), groups.y.mean(0)
     radii = [np.linalg.norm(x - c, axis=1).mean() for x, c in zip((groups.x, groups.y), centers, strict=True)]
@@ -99,19 +107,20 @@ def davies_bouldin(groups: Groups) -> float:
 
 
 def lda_auroc(groups: Groups) -> float:
-    """AUROC of Fisher's discriminant with a shrunk covariance, on rows that it was not fitted to.
+    """Return the AUROC of Fisher's discriminant with a shrunk covariance, on rows that it was not fitted to.
 
-    0 to 1, higher = further apart, 0.5 = chance; the mean over 5 stratified folds (values of different folds do not
-    share a scale). Two Gaussians with Mahalanobis distance D between their means have Phi(D / sqrt 2). Features are
-    standardized with the fold's training rows.
+    0 to 1, higher = further apart, 0.5 = chance. It is the mean over 5 stratified folds, since the discriminants of
+    different folds have different scales. Two Gaussians with Mahalanobis distance D between their means have
+    Phi(D / sqrt 2). Features are standardized with the fold's training rows.
     """
     return _cross_validated(groups, _discriminant)
 
 
 def svm_auroc(groups: Groups) -> float:
-    """The same of a linear SVM (squared hinge loss, C = 0.01 fixed).
+    """Return the AUROC of a linear SVM (squared hinge loss, C = 0.01), cross-validated as in `lda_auroc`.
 
-    Qi et al. 2023 fit theirs to the very points that they then draw: in many dimensions a plane divides any two groups.
+    Qi et al. 2023 fit their SVM to the same points that they then plot. In many dimensions a plane separates any two
+    groups, so here the SVM is judged on other rows.
     """
     return _cross_validated(groups, _support_vectors)
 
@@ -143,9 +152,10 @@ def _support_vectors(z: Float[np.ndarray, "n d"], is_first: Bool[np.ndarray, " n
 
 
 def knn_purity(groups: Groups) -> float:
-    """Share of a row's 10 nearest neighbors (or all but one of a smaller group) that are of its own group.
+    """Return the mean share of a row's 10 nearest neighbors that are in its own group.
 
-    0 to 1, higher = further apart, (s-1)/(2s-1) for one cloud. Neighbors at equal distance share the last places.
+    Groups of s < 11 rows have s-1 neighbors in place of 10. 0 to 1, higher = further apart, (s-1)/(2s-1) for one cloud.
+    Neighbors at equal distance share the last places.
     """
     size = len(groups.x)
     k = min(NEIGHBORS, size - 1)
@@ -158,17 +168,18 @@ def knn_purity(groups: Groups) -> float:
 
 
 def mmd(groups: Groups) -> float:
-    """Unbiased squared MMD (Gretton et al. 2012, lemma 6), Gaussian kernel, median heuristic.
+    """Return the unbiased squared MMD (Gretton et al. 2012, lemma 6), Gaussian kernel, median heuristic.
 
-    Higher = further apart, below 2; 0 on average for one cloud, so half of the nulls are negative.
+    Below 2, higher = further apart; 0 on average for one cloud, so about half of the nulls are negative.
     """
     return float(_mmds(groups, np.repeat([1.0, 0.0], len(groups.x))[:, None])[0])
 
 
 def mmd_p(groups: Groups) -> float:
-    """Share of 199 random divisions of the rows (and the real one) with no smaller `mmd`. LOWER = further apart.
+    """Return the permutation p of `mmd`. LOWER = further apart.
 
-    1/200 to 1, uniform for one cloud.
+    It is the share of 200 divisions of the rows into two groups, the real one and 199 random ones, whose `mmd` is at
+    least that of the real one. 1/200 to 1, uniform for one cloud.
     """
     divided = _mmds(groups, _divisions(len(groups.x), groups.seed))
     real = mmd(groups)
@@ -176,7 +187,7 @@ def mmd_p(groups: Groups) -> float:
 
 
 def _mmds(groups: Groups, divisions: Float[np.ndarray, "n b"]) -> Float[np.ndarray, " b"]:
-    """Of each division of the rows into two halves, 1 and 0."""
+    """Return the `mmd` of each division of the rows; a column of `divisions` has 1 for one half and 0 for the other."""
     size, kernel = len(groups.x), groups.kernel
     sums = kernel.sum(1) - 1  # without the diagonal
     in_first = (divisions * (kernel @ divisions)).sum(0) - size
@@ -192,10 +203,11 @@ def _divisions(size: int, seed: int) -> Float[np.ndarray, "n b"]:
 
 
 def mmd_five_kernels(groups: Groups) -> float:
-    """Biased squared MMD with five Gaussians, the estimate that the released code of Xia et al. trains against.
+    """Return the biased squared MMD with five Gaussians, which the released code of Xia et al. trains against.
 
-    The sum of exp(-|u - v|^2 / 2^i w), i = 0..4, w a quarter of the mean squared distance between two different rows.
-    0 to 10, higher = further apart; above 0 for one cloud too (the diagonal counts): read it beside its null.
+    The kernel is the sum of exp(-|u - v|^2 / 2^i w) over i = 0..4, where w is a quarter of the mean squared distance
+    between different rows. 0 to 10, higher = further apart. It is above 0 for one cloud, too, since the diagonal
+    counts: compare it with its null.
     """
     size, n = len(groups.x), len(groups.rows)
     width = groups.squares.sum() / (n**2 - n) / 4
@@ -210,10 +222,10 @@ def mmd_five_kernels(groups: Groups) -> float:
 
 
 def energy_distance(groups: Groups) -> float:
-    """Square root of 2 E|X - Y| - E|X - X'| - E|Y - Y'| (Székely and Rizzo 2013), as SciPy's for one dimension.
+    """Return the square root of 2 E|X - Y| - E|X - X'| - E|Y - Y'| (Székely and Rizzo 2013).
 
-    0 to infinity, higher = further apart, in (units of the latents)^1/2; above 0 for one cloud too (the zero distance
-    of a row to itself counts).
+    In one dimension it equals SciPy's. 0 to infinity, higher = further apart, in (units of the latents)^1/2. It is
+    above 0 for one cloud, too, since the zero distance of a row to itself counts.
     """
     size, distances = len(groups.x), groups.distances
     squared = 2 * distances[:size, size:].mean() - distances[:size, :size].mean() - distances[size:, size:].mean()
@@ -221,9 +233,9 @@ def energy_distance(groups: Groups) -> float:
 
 
 def sliced_wasserstein(groups: Groups) -> float:
-    """Mean W1 distance of the projections on 100 random directions (Rabin et al. 2011; Bonneel et al. 2015).
+    """Return the mean W1 distance of projections on 100 random directions (Rabin et al. 2011; Bonneel et al. 2015).
 
-    0 to infinity, higher = further apart, in units of the latents; above 0 for one cloud too.
+    0 to infinity, higher = further apart, in units of the latents; above 0 for one cloud, too.
     """
     directions = np.random.default_rng(groups.seed).normal(size=(groups.x.shape[1], PROJECTIONS))
     directions /= np.linalg.norm(directions, axis=0)
@@ -232,7 +244,7 @@ def sliced_wasserstein(groups: Groups) -> float:
 
 
 def auroc(high: Float[np.ndarray, " p"], low: Float[np.ndarray, " q"]) -> float:
-    """How often a value of `high` exceeds one of `low`; a tie counts half."""
+    """Return how often a value of `high` exceeds a value of `low`; a tie counts half."""
     from scipy.stats import rankdata
 
     ranks = rankdata(np.concatenate([high, low]))[: len(high)]
@@ -240,11 +252,15 @@ def auroc(high: Float[np.ndarray, " p"], low: Float[np.ndarray, " q"]) -> float:
 
 
 def spread(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " d"]:
+    """Return the standard deviation of each feature; 1 for a constant feature."""
     return np.where(np.ptp(x, axis=0) == 0, 1.0, x.std(0))
 
 
 def shrunk_covariance(centered: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "d d"]:
-    """(1 - a) S + a tr(S)/d I, a as Ledoit and Wolf 2004; the same as scikit-learn's in half the time."""
+    """Return (1 - a) S + a tr(S)/d I, with a of Ledoit and Wolf 2004.
+
+    It equals scikit-learn's, in half the time.
+    """
     n, d = centered.shape
     covariance = centered.T @ centered / n
     mean = np.trace(covariance) / d
@@ -252,7 +268,7 @@ def shrunk_covariance(centered: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "
     noise = ((centered**2).sum(1) ** 2).mean() / n - total / n
     distance = total - d * mean**2
     share = min(1.0, noise / distance) if distance > 0 else 0.0
-    ridge = 1e-10 * mean or 1.0  # what has no variance at all is left as it is
+    ridge = 1e-10 * mean or 1.0  # the identity if there is no variance at all
     return (1 - share) * covariance + (share * mean + ridge) * np.eye(d)
 
 
@@ -271,5 +287,5 @@ METRICS: dict[str, Callable[[Groups], float]] = {
         sliced_wasserstein,
     )
 }
-# what a feature's scale does not change is the same for raw and for standardized latents
+# metrics that do not depend on the scale of features: the same for raw and for standardized latents
 SCALE_FREE = frozenset({"lda_auroc", "svm_auroc"})
