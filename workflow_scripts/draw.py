@@ -5,7 +5,7 @@ from pathlib import Path
 from keyhole import artifacts
 from keyhole.reporting import victim_pictures
 from keyhole.running.attacker import load_attack
-from keyhole.running.examples import examples
+from keyhole.running.examples import make_examples
 from keyhole.running.setup import begin
 from keyhole.scoring.latent_maps import map_latents
 from keyhole.types import Poisoned
@@ -22,7 +22,7 @@ victim_pictures.draw(
     f"{cell['dataset']}, {cell['attack']} at {100 * float(cell['rate']):g} %, seed {cell['seed']}",
     level,
     cards,
-    examples(attack, train["images"], poisoned, holdout),
+    make_examples(attack, train["images"], poisoned, holdout),
     map_latents(
         artifacts.load_arrays(given["latents"], level)[level],
         train["labels"].numpy(),
