@@ -1,21 +1,21 @@
 from keyhole.planning.roles import CLEAN
 
 
-# pictures of one victim
+# draw the pictures of one victim
 rule draw:
     input:
         train=f"{DATA}/train.safetensors",
         holdout=f"{DATA}/holdout.safetensors",
-        poisoned=received,
+        poisoned=poisoned_file,
         trigger=f"{VICTIM}/trigger.safetensors",
         latents=f"{VICTIM}/latents.safetensors",
         cards=f"{VICTIM}/cards.json",
-        inversions=answers("inverters"),
+        inversions=answer_files("inverters"),
     output:
         preview=f"{VICTIM}/preview.png",
         latents=f"{VICTIM}/latents.png",
         inversions=[f"{VICTIM}/inversions.png"] if GRID.labels("inverters") else [],
-        triggers=answers("inverters", "triggers.png"),
+        triggers=answer_files("inverters", "triggers.png"),
     log:
         f"{VICTIM}/draw.log",
     resources:
@@ -29,8 +29,8 @@ rule draw:
         "../workflow_scripts/draw.py"
 
 
-def figures(suffix):
-    """Those that the grid has something for."""
+def figure_files(suffix):
+    """Return the files of the figures for which the grid has data."""
     names = [
         "attacks",
         "detection",
@@ -41,7 +41,7 @@ def figures(suffix):
         "evasion",
         "ladder",
     ]
-    if any(retrained(vars(cell)) for cell in GRID.cells()):
+    if any(GRID.retrained(cell.attack, cell.rate, cell.seed) for cell in GRID.cells()):
         names.append("cleansing")
     if any(
         label != CLEAN and len(GRID.rates_of(label)) > 1
@@ -56,8 +56,8 @@ rule plot:
         f"{RESULTS}/tables/cards.csv",
         f"{RESULTS}/tables/detection.csv",
     output:
-        figures("png"),
-        figures("pdf"),
+        figure_files("png"),
+        figure_files("pdf"),
     log:
         f"{RESULTS}/figures/plot.log",
     localrule: True
