@@ -1,4 +1,4 @@
-"""Let detectors judge the training set. What an earlier run left is kept if neither it nor its victim has changed."""
+"""Run detectors on the training set; keep answers of an earlier run whose detector and victim have not changed."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A victim's pictures: what its attack does to images, its latents, the triggers that inverters found."""
+"""Draw a victim's pictures: images with its trigger, its latents, the triggers that inverters recovered."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ victim_pictures.draw(
         artifacts.load_arrays(given["latents"], level)[level],
         train["labels"].numpy(),
         artifacts.load_arrays(given["poisoned"], "index", "labels", "is_cover"),
-        [*cards[0]["target_classes"], cards[0]["target_class"]][0],  # the first of several; a clean victim has none
+        [*cards[0]["target_classes"], cards[0]["target_class"]][0],  # the first target class; a clean victim has none
         int(cell["seed"]),
     ),
     {Path(file).parent.name: artifacts.load_arrays(file) for file in given["inversions"]},
