@@ -1,11 +1,11 @@
 # Keyhole: attack x defense x data set x poison rate x model x seed.
 #
 #   results/data/<dataset>/                                        train, test, hold-out
-#   results/shared/<dataset>/                                      the attackers' surrogates, models trained again
+#   results/shared/<dataset>/                                      surrogates of attackers, models trained again
 #   results/<dataset>/<attack>/crafted/seed=<seed>/                what an attack learned before it poisons, if any
 #   results/<dataset>/<attack>/rate=<rate>/seed=<seed>/            the poisoned rows
-#       <model>/                                                   the victim, its latents, its card
-#           detect/ invert/ repair/ train/ filter/ purify/ <defense>/   what a defense found, its card
+#       <model>/                                                   the victim, its latents, its cards
+#           detect/ invert/ repair/ train/ filter/ purify/ <defense>/   what a defense returned
 #   results/tables  results/figures  results/report.html
 #
 # `rate` is the poison rate: payload rows / all training rows. The clean reference is the attack `none` at rate 0.
@@ -15,6 +15,7 @@ min_version("9.16")
 
 
 include: "rules/common.smk"
+include: "rules/functions.smk"
 include: "rules/data.smk"
 include: "rules/poison.smk"
 include: "rules/train.smk"
@@ -36,5 +37,5 @@ rule all:
 
 onsuccess:
     page = Path(RESULTS, "summary.txt")
-    if page.exists():  # not after --until an earlier rule
+    if page.exists():  # missing if --until stopped at an earlier rule
         print(page.read_text())

@@ -1,6 +1,6 @@
-"""CPU-seconds of what a grid pays for most, on one thread and synthetic data: `python benchmarks/costs.py`.
+"""Measure the CPU-seconds of training and of detectors, on one thread and synthetic data: `python benchmarks/costs.py`.
 
-The two precisions of a training step are timed in turn, so that a machine whose speed drifts does not favor one.
+The two precisions of a training step are timed alternately, so that a machine whose speed drifts favors neither.
 """
 
 import platform
@@ -20,25 +20,25 @@ ROWS, CLASSES, DIMENSIONS, HOLDOUT, PAYLOAD = 50_000, 10, 256, 2_500, 150
 
 
 def training_step() -> dict[str, float]:
-    """Seconds of one forward and backward pass of `convnet` on 256 images, medians of ten pairs."""
+    """Time one forward and backward pass of `convnet` on 256 images; return medians of ten runs for each precision."""
     stream = rng.stream("benchmark")
     images = torch.randint(0, 256, (5000, 3, 32, 32), generator=stream, dtype=torch.uint8)
     labels = torch.randint(0, CLASSES, (256,), generator=stream)
     net = models.build("convnet", CLASSES, images, stream).train()
     seconds: dict[str, list[float]] = {"float32": [], "bfloat16": []}
     for repeat in range(12):
-        for precision, found in seconds.items():
+        for precision, times in seconds.items():
             start = time.process_time()
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
                 outputs = net(images[:256])
             functional.cross_entropy(outputs.float(), labels).backward()
             if repeat >= 2:
-                found.append(time.process_time() - start)
-    return {f"training step, {precision}": statistics.median(found) for precision, found in seconds.items()}
+                times.append(time.process_time() - start)
+    return {f"training step, {precision}": statistics.median(times) for precision, times in seconds.items()}
 
 
 class Table(nn.Module):
-    """Answers the hold-out images, whose pixels are row numbers, with given latents."""
+    """A model that looks latents up: the pixels of a hold-out image hold its row number."""
 
     level_names = ("penultimate",)
 
@@ -47,11 +47,12 @@ class Table(nn.Module):
         self.latents = nn.Parameter(latents, requires_grad=False)
 
     def levels(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the latents of hold-out images."""
         return {"penultimate": self.latents[images[:, 0, 0, 0].long() * 256 + images[:, 0, 0, 1].long()]}
 
 
 def detectors() -> dict[str, float]:
-    """Seconds of each detector on 50,000 x 256 latents with 150 payload rows."""
+    """Time each detector on 50,000 x 256 latents with 150 payload rows."""
     stream = rng.stream("benchmark")
     scale, means = torch.logspace(0, -1.5, DIMENSIONS), 0.5 * torch.randn(CLASSES, DIMENSIONS, generator=stream)
 

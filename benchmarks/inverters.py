@@ -1,10 +1,11 @@
-"""CPU-seconds of every inverter against the number of classes, on one thread: `python benchmarks/inverters.py`.
+"""Measure the CPU-seconds of inverters by the number of classes, on one thread: `python benchmarks/inverters.py`.
 
-An untrained `convnet` and 2,500 images of 32 x 32, all alike but for the number of classes, since only that is asked.
-Methods that scan the classes are run for a fraction of their default length, and their seconds, whose number grows with
-the images they see, are scaled to it; a search that stops early on a real victim costs less.
+The victim is an untrained `convnet`, the hold-out is 2,500 random images of 32 x 32; only the number of classes varies.
+Methods that search a trigger for each class run for a fraction of their default length. Their seconds grow with the
+images that they see, so they are scaled to the default length. A search that stops early on a real victim costs less.
 """
 
+import math
 import platform
 import time
 
@@ -16,7 +17,7 @@ from keyhole.running.origin import hardware
 from keyhole.types import Evidence
 
 CLASSES, HOLDOUT = (10, 43, 200), 2_500
-# of each inverter the length that is timed, and the fields whose product it is
+# inverter -> the parameters that shorten it; the product of these parameters is its length
 SHORT = {
     "neural_cleanse": {"epochs": 1, "samples": 320},
     "pixel": {"epochs": 3, "samples": 100},
@@ -29,7 +30,8 @@ SHORT = {
 }
 
 
-def evidence(classes: int) -> Evidence:
+def make_evidence(classes: int) -> Evidence:
+    """Make an untrained victim and a random hold-out."""
     stream = rng.stream("benchmark", classes)
     images = torch.randint(0, 256, (HOLDOUT, 3, 32, 32), generator=stream, dtype=torch.uint8)
     labels = torch.arange(HOLDOUT) % classes
@@ -38,20 +40,18 @@ def evidence(classes: int) -> Evidence:
 
 
 def length(name: str, given: dict[str, int]) -> int:
-    """Images that a class's search sees, with these parameters and the defaults of the others."""
-    known = {field: getattr(registry.load("inverters", name, given), field) for field in SHORT[name]}
-    if "epochs" in known:
-        known["epochs"] += known.pop("warmup", 0)
-    total = 1
-    for value in known.values():
-        total *= value
-    return total
+    """Return how many images the search for one class sees; parameters that are not given have their defaults."""
+    values = {field: getattr(registry.load("inverters", name, given), field) for field in SHORT[name]}
+    if "epochs" in values:
+        values["epochs"] += values.pop("warmup", 0)
+    return math.prod(values.values())
 
 
-def seconds(name: str, given: dict[str, int], found: Evidence) -> float:
+def seconds(name: str, given: dict[str, int], evidence: Evidence) -> float:
+    """Time an inverter with these parameters."""
     inverter = registry.load("inverters", name, given)
     start = time.process_time()
-    inverter.invert(found, rng.stream("invert"))
+    inverter.invert(evidence, rng.stream("invert"))
     return time.process_time() - start
 
 
@@ -60,7 +60,7 @@ if __name__ == "__main__":
     print(f"{hardware()}, Python {platform.python_version()}, torch {torch.__version__}, one thread, CPU-seconds\n")
     print(f"{'classes':<16}{'timed':>8}" + "".join(f"{k:>10}" for k in CLASSES))
     for name, short in SHORT.items():
-        seconds(name, short, evidence(2))  # what a first call pays
+        seconds(name, short, make_evidence(2))  # the first call is slower
         factor = length(name, {}) / length(name, short)
-        found = [factor * seconds(name, short, evidence(k)) for k in CLASSES]
-        print(f"{name:<16}{f'1/{factor:.0f}':>8}" + "".join(f"{each:10.0f}" for each in found), flush=True)
+        scaled = [factor * seconds(name, short, make_evidence(k)) for k in CLASSES]
+        print(f"{name:<16}{f'1/{factor:.0f}':>8}" + "".join(f"{each:10.0f}" for each in scaled), flush=True)

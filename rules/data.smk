@@ -9,7 +9,7 @@ rule fetch:
     params:
         dataset=entry("dataset"),
         holdout=GRID.holdout.canonical,
-        # as a function of `input`, so that Snakemake does not compare it: a folder that was moved reruns nothing
+        # Snakemake does not compare params that are functions of `input`, so a folder that was moved reruns nothing
         data_dir=lambda cell, input: GRID.data_dir,
         code=code("fetch", "dataset"),
     script:

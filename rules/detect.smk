@@ -1,7 +1,4 @@
-FOUND = f"{VICTIM}/detect/{{detector}}"
-
-
-# detectors that share one job of a victim, and those that are long enough for their own
+# long detectors have a job each; the others share one job for each victim
 LONG = [
     label
     for label in GRID.labels("detectors")
@@ -11,28 +8,25 @@ SHORT = [label for label in GRID.labels("detectors") if label not in LONG]
 
 
 def detectors_of(labels):
-    """Of each detector of a job: its entry, and the hash of its code."""
+    """Return the entry and the code hash of each detector of a job; without `labels`, of the one in the path."""
 
     def of_job(cell):
-        entries = {
-            label: (
-                GRID.entry("detectors", label).canonical,
-                code("detect", "detector", "model")({**cell, "detector": label}),
-            )
-            for label in labels or [cell["detector"]]
-        }
+        entries = {}
+        for label in labels or [cell["detector"]]:
+            digest = code("detect", "detector", "model")({**cell, "detector": label})
+            entries[label] = GRID.entry("detectors", label).canonical, digest
         return json.dumps(entries)
 
     return of_job
 
 
-# Most detectors take less time than torch needs to start. The job keeps what is up to date, so a new detector, or an
-# edited one, costs only its own work.
+# One job for all short detectors, since most take less time than torch needs to start. The job keeps answers that are
+# up to date, so only new and edited detectors run.
 rule detect:
     input:
         train=f"{DATA}/train.safetensors",
         holdout=f"{DATA}/holdout.safetensors",
-        poisoned=received,
+        poisoned=poisoned_file,
         model=f"{VICTIM}/model.safetensors",
         latents=f"{VICTIM}/latents.safetensors",
     output:
@@ -53,9 +47,9 @@ rule detect:
 
 use rule detect as detect_long with:
     output:
-        update(f"{FOUND}/suspicion.safetensors"),
+        update(f"{DETECTION}/suspicion.safetensors"),
     log:
-        f"{FOUND}/detect.log",
+        f"{DETECTION}/detect.log",
     wildcard_constraints:
         detector="|".join(LONG) or "none",
     resources:
@@ -63,29 +57,3 @@ use rule detect as detect_long with:
         runtime=240,
     params:
         detectors=detectors_of(None),
-
-
-# train anew on what the detector keeps; detectors that keep the same rows share one model
-rule retrain:
-    input:
-        train=f"{DATA}/train.safetensors",
-        test=f"{DATA}/test.safetensors",
-        poisoned=received,
-        trigger=f"{VICTIM}/trigger.safetensors",
-        model=f"{VICTIM}/model.safetensors",
-        suspicion=f"{FOUND}/suspicion.safetensors",
-    output:
-        model=f"{FOUND}/retrained/model.safetensors",
-        predictions=f"{FOUND}/retrained/predictions.safetensors",
-    log:
-        f"{FOUND}/retrained/retrain.log",
-    resources:
-        mem_mb=memory(4000),
-        runtime=240,
-    params:
-        attack=entry("attack"),
-        recipe=recipe,
-        shared=f"{SHARED}/retrained/seed={{seed}}/{{model}}",
-        code=code("retrain", "model"),
-    script:
-        "../workflow_scripts/retrain.py"

@@ -2,21 +2,21 @@ from keyhole.planning.roles import CLEAN
 from keyhole.reporting.figures import FIGURES
 
 
-# pictures of one victim
+# draw the pictures of one victim
 rule draw:
     input:
         train=f"{DATA}/train.safetensors",
         holdout=f"{DATA}/holdout.safetensors",
-        poisoned=received,
+        poisoned=poisoned_file,
         trigger=f"{VICTIM}/trigger.safetensors",
         latents=f"{VICTIM}/latents.safetensors",
         cards=f"{VICTIM}/cards.json",
-        inversions=answers("inverters"),
+        inversions=answer_files("inverters"),
     output:
         preview=f"{VICTIM}/preview.png",
         latents=f"{VICTIM}/latents.png",
         inversions=[f"{VICTIM}/inversions.png"] if GRID.labels("inverters") else [],
-        triggers=answers("inverters", "triggers.png"),
+        triggers=answer_files("inverters", "triggers.png"),
     log:
         f"{VICTIM}/draw.log",
     resources:
@@ -30,8 +30,8 @@ rule draw:
         "../workflow_scripts/draw.py"
 
 
-def figures(suffix):
-    """The files of the figures that the grid has something for."""
+def figure_files(suffix):
+    """Return the files of the figures for which the grid has data."""
     several_rates = any(
         label != CLEAN and len(GRID.rates_of(label)) > 1
         for label in GRID.labels("attacks")
@@ -39,7 +39,9 @@ def figures(suffix):
     has = {
         "": True,
         "several rates": several_rates,
-        "retraining": any(retrained(vars(cell)) for cell in GRID.cells()),
+        "retraining": any(
+            GRID.retrained(cell.attack, cell.rate, cell.seed) for cell in GRID.cells()
+        ),
     }
     return [
         f"{RESULTS}/figures/{name}.{suffix}"
@@ -53,8 +55,8 @@ rule plot:
         f"{RESULTS}/tables/cards.csv",
         f"{RESULTS}/tables/detection.csv",
     output:
-        figures("png"),
-        figures("pdf"),
+        figure_files("png"),
+        figure_files("pdf"),
     log:
         f"{RESULTS}/figures/plot.log",
     localrule: True

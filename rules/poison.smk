@@ -1,7 +1,8 @@
-def attackers_network(cell):
-    wanted = GRID.crafted_from[cell["attack"]] == "surrogate"
+def surrogate_file(cell):
+    """Return the file of the attacker's own network if the attack needs one."""
+    needed = GRID.crafted_from[cell["attack"]] == "surrogate"
     path = f"{SURROGATE}.safetensors".format(**cell, model=GRID.surrogate)
-    return [path] if wanted else []
+    return [path] if needed else []
 
 
 rule surrogate:
@@ -21,11 +22,11 @@ rule surrogate:
         "../workflow_scripts/surrogate.py"
 
 
-# once for all poison rates
+# learn what an attack needs before it poisons, once for all poison rates
 rule craft:
     input:
         train=f"{DATA}/train.safetensors",
-        surrogate=attackers_network,
+        surrogate=surrogate_file,
     output:
         f"{CRAFTED}/crafted.safetensors",
     log:
@@ -43,7 +44,7 @@ rule craft:
 rule poison:
     input:
         train=f"{DATA}/train.safetensors",
-        crafted=crafted,
+        crafted=crafted_file,
     output:
         f"{RUN}/poisoned.safetensors",
     log:

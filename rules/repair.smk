@@ -1,9 +1,35 @@
-# train on the received set as a trainer does
+# train again on the rows that a detector keeps; detectors that keep the same rows share one model
+rule retrain:
+    input:
+        train=f"{DATA}/train.safetensors",
+        test=f"{DATA}/test.safetensors",
+        poisoned=poisoned_file,
+        trigger=f"{VICTIM}/trigger.safetensors",
+        model=f"{VICTIM}/model.safetensors",
+        suspicion=f"{DETECTION}/suspicion.safetensors",
+    output:
+        model=f"{DETECTION}/retrained/model.safetensors",
+        predictions=f"{DETECTION}/retrained/predictions.safetensors",
+    log:
+        f"{DETECTION}/retrained/retrain.log",
+    resources:
+        mem_mb=memory(4000),
+        runtime=240,
+    params:
+        attack=entry("attack"),
+        recipe=recipe,
+        shared=f"{SHARED}/retrained/seed={{seed}}/{{model}}",
+        code=code("retrain", "model"),
+    script:
+        "../workflow_scripts/retrain.py"
+
+
+# let a trainer train on the poisoned set
 rule train_defended:
     input:
         train=f"{DATA}/train.safetensors",
         test=f"{DATA}/test.safetensors",
-        poisoned=received,
+        poisoned=poisoned_file,
         trigger=f"{VICTIM}/trigger.safetensors",
     output:
         model=f"{VICTIM}/train/{{trainer}}/model.safetensors",
@@ -22,8 +48,8 @@ rule train_defended:
         "../workflow_scripts/train_defended.py"
 
 
-def inversion_before(cell):
-    """The answer of the inverter that the repairer starts from; most start from the victim only."""
+def inversion_file(cell):
+    """Return the answer of the inverter that a repairer starts from; most start from the victim only."""
     inverter = GRID.inverter_before(cell["repairer"])
     path = f"{VICTIM}/invert/{{inverter}}/inversion.safetensors"
     return [] if inverter is None else path.format(**cell, inverter=inverter)
@@ -36,7 +62,7 @@ rule repair:
         holdout=f"{DATA}/holdout.safetensors",
         trigger=f"{VICTIM}/trigger.safetensors",
         model=f"{VICTIM}/model.safetensors",
-        inversion=inversion_before,
+        inversion=inversion_file,
     output:
         model=f"{VICTIM}/repair/{{repairer}}/model.safetensors",
         predictions=f"{VICTIM}/repair/{{repairer}}/predictions.safetensors",

@@ -3,7 +3,7 @@ from keyhole.reporting.columns import TABLES
 
 rule tabulate:
     input:
-        victims(f"{VICTIM}/cards.json"),
+        [f"{VICTIM}/cards.json".format(**vars(cell)) for cell in GRID.cells()],
     output:
         [
             f"{RESULTS}/tables/{name}.{kind}"
@@ -31,25 +31,25 @@ rule tabulate:
 
 
 def galleries():
-    """Each victim's name and its pictures."""
-    found = {}
+    """Return the title of each victim and its pictures."""
+    pictures = {}
     for cell in GRID.cells():
-        name = f"{cell.dataset}, {cell.model}, {cell.attack} at {100 * float(cell.rate):g} %, seed {cell.seed}"
+        title = f"{cell.dataset}, {cell.model}, {cell.attack} at {100 * float(cell.rate):g} %, seed {cell.seed}"
         files = [
             f"{VICTIM}/preview.png",
             f"{VICTIM}/latents.png",
             *([f"{VICTIM}/inversions.png"] if GRID.labels("inverters") else []),
-            *answers("inverters", "triggers.png"),
+            *answer_files("inverters", "triggers.png"),
         ]
-        found[name] = [file.format(**vars(cell)) for file in files]
-    return found
+        pictures[title] = [file.format(**vars(cell)) for file in files]
+    return pictures
 
 
 rule report:
     input:
         pictures=[file for files in galleries().values() for file in files],
         rendered=rules.tabulate.output.rendered,
-        figures=figures("png"),
+        figures=figure_files("png"),
     output:
         f"{RESULTS}/report.html",
     log:

@@ -1,8 +1,16 @@
-# apart from the other scores, since it takes the longest of them
+from keyhole.planning.roles import DEFENSES
+
+
+def retrained(cell):
+    """Return the detectors after which a model is trained again on the rows that they keep."""
+    return GRID.retrained(cell["attack"], cell["rate"], int(cell["seed"]))
+
+
+# apart from the other scores, since it takes longest
 rule separability:
     input:
         train=f"{DATA}/train.safetensors",
-        poisoned=received,
+        poisoned=poisoned_file,
         predictions=f"{VICTIM}/predictions.safetensors",
         latents=f"{VICTIM}/latents.safetensors",
     output:
@@ -19,27 +27,27 @@ rule separability:
         "../workflow_scripts/separability.py"
 
 
-# One job for all cards of a victim: short work, which would mostly be start-up if each card had a job. Without torch.
+# One job for all cards of a victim, since a job for each card would mostly start Python. It does not import torch.
 rule score:
     input:
         train=f"{DATA}/train.safetensors",
         test=f"{DATA}/test.safetensors",
-        poisoned=received,
+        poisoned=poisoned_file,
         predictions=f"{VICTIM}/predictions.safetensors",
         reference=f"{VICTIM}/natural.safetensors",
         separability=f"{VICTIM}/separability.json",
-        detectors=answers("detectors"),
+        detectors=answer_files("detectors"),
         retrained=lambda cell: [
             f"{VICTIM}/detect/{label}/retrained/predictions.safetensors".format(**cell)
             for label in retrained(cell)
         ],
-        inverters=answers("inverters"),
-        repairers=answers("repairers"),
-        filters=answers("filters"),
-        purifiers=answers("purifiers"),
+        inverters=answer_files("inverters"),
+        repairers=answer_files("repairers"),
+        filters=answer_files("filters"),
+        purifiers=answer_files("purifiers"),
         trainers=lambda cell: [
             f"{VICTIM}/train/{label}/predictions.safetensors".format(**cell)
-            for label in trainers(cell)
+            for label in GRID.trainers_for(cell["attack"])
         ],
     output:
         f"{VICTIM}/cards.json",
@@ -53,7 +61,7 @@ rule score:
             {
                 "retrained": retrained(cell),
                 **{role: GRID.labels(role) for role in DEFENSES},
-                "trainers": trainers(cell),
+                "trainers": GRID.trainers_for(cell["attack"]),
             },
             sort_keys=True,
         ),

@@ -1,4 +1,4 @@
-# test time: which inputs to refuse, and inputs without their trigger
+# at test time: decide which inputs to refuse, or remove triggers from inputs
 rule filter:
     input:
         training_set=training_set("filter"),

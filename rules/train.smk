@@ -3,7 +3,7 @@ rule train:
         train=f"{DATA}/train.safetensors",
         test=f"{DATA}/test.safetensors",
         poisoned=f"{RUN}/poisoned.safetensors",
-        crafted=crafted,
+        crafted=crafted_file,
     output:
         model=f"{VICTIM}/model.safetensors",
         trigger=f"{VICTIM}/trigger.safetensors",
@@ -21,7 +21,7 @@ rule train:
         "../workflow_scripts/train.py"
 
 
-# the poisoned set of an attacker who trains: rows of the rate with the trigger that was learned
+# if the attacker trains the victim: the poisoned rows with the trigger that training ended with
 rule materialize:
     input:
         train=f"{DATA}/train.safetensors",
@@ -41,7 +41,7 @@ rule materialize:
         "../workflow_scripts/materialize.py"
 
 
-# what the clean model answers to this attack's trigger
+# the clean model's predictions on images with the trigger of this attack
 rule ask_clean_model:
     input:
         test=f"{DATA}/test.safetensors",
@@ -64,7 +64,7 @@ rule ask_clean_model:
 rule latents:
     input:
         train=f"{DATA}/train.safetensors",
-        poisoned=received,
+        poisoned=poisoned_file,
         model=f"{VICTIM}/model.safetensors",
     output:
         f"{VICTIM}/latents.safetensors",

@@ -1,6 +1,7 @@
-"""Every annotation of the package is checked while the tests run: shapes by jaxtyping, types by beartype.
+"""Check every annotation of the package while tests run: shapes by jaxtyping, types by beartype.
 
-For tests of the workflow: copies of the tree with a tiny grid, run to its end once; tests edit them and count jobs.
+Tests of the workflow get copies of the source tree with a tiny grid that has run once. They edit a copy and count the
+jobs that would run again.
 """
 
 import json
@@ -38,11 +39,11 @@ TINY = {
 }
 
 
-SLOW = ("workflow", "end_to_end")  # folders of tests that start Snakemake
+SLOW = ("workflow", "end_to_end")  # folders whose tests start Snakemake
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts Snakemake as slow; other slow tests carry the mark themselves."""
+    """Mark the tests of these folders as slow; other slow tests carry the mark themselves."""
     for item in items:
         if item.path.relative_to(ROOT / "tests").parts[0] in SLOW:
             item.add_marker(pytest.mark.slow)
@@ -50,12 +51,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass
 class Tree:
-    """A checkout with a configuration of its own."""
+    """A copy of the source tree with its own configuration."""
 
     root: Path
 
     def write(self, **changes: Any) -> None:
-        """The tiny grid, with some of its sections replaced."""
+        """Write the tiny grid with some of its sections replaced."""
         (self.root / "config.yaml").write_text(json.dumps({**TINY, **changes}))  # JSON is YAML
 
     def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
@@ -66,12 +67,12 @@ class Tree:
         return done
 
     def environment(self) -> dict[str, str]:
-        """The tree's own package goes before the installed one."""
+        """Return an environment in which Python imports this tree's package, not the installed one."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return {**os.environ, "PYTHONPATH": str(self.root / "src"), "PATH": path}
 
     def would_run(self, *arguments: str) -> dict[str, int]:
-        """Rule -> number of its jobs that a run would start."""
+        """Return rule -> number of its jobs that a run would start."""
         done = self.snakemake("-n", "--quiet", "rules", *arguments)
         lines = re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.M)
         return {rule: int(count) for rule, count in lines if rule not in ("total", "all")}
@@ -95,13 +96,13 @@ def copy_of_the_tree(target: Path) -> Tree:
 
 @pytest.fixture(scope="session")
 def copied() -> Callable[[Path], Tree]:
-    """Copies the tree to a folder."""
+    """A function that copies the source tree to a folder."""
     return copy_of_the_tree
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> Tree:
-    """The tiny grid, run to its end. Not to be edited: take `tree`."""
+    """A tree in which the tiny grid has run. Tests must not edit it; they edit `tree`."""
     root = tmp_path_factory.mktemp("finished")
     tree = copy_of_the_tree(root)
     tree.write()
@@ -111,14 +112,14 @@ def finished(tmp_path_factory) -> Tree:
 
 @pytest.fixture
 def tree(finished, tmp_path) -> Tree:
-    """A copy of the finished tree, Snakemake's records included."""
+    """A copy of the finished tree, with Snakemake's records."""
     shutil.copytree(finished.root, tmp_path / "tree")
     return Tree(tmp_path / "tree")
 
 
 @pytest.fixture
 def fresh(tmp_path) -> Tree:
-    """A copy of the tree in which nothing has run."""
+    """A copy of the source tree in which nothing has run."""
     (tmp_path / "fresh").mkdir()
     made = copy_of_the_tree(tmp_path / "fresh")
     made.write()

@@ -1,4 +1,4 @@
-"""Record what the clean model predicts on an attack's triggered test images: the ASR that the trigger has by nature."""
+"""Record the clean model's predictions on images with an attack's trigger: its ASR without a backdoor."""
 
 from keyhole import artifacts
 from keyhole.running.answers import answer, load_exam

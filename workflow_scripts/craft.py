@@ -1,4 +1,4 @@
-"""Learn what an attack needs before it poisons: hardened images, the weights of a generator."""
+"""Learn what an attack needs before it poisons, such as perturbed images or the weights of a generator."""
 
 from keyhole import artifacts, rng
 from keyhole.running.attacker import load_attack

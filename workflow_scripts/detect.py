@@ -1,9 +1,9 @@
-"""Let detectors judge the training set. What an earlier run left is kept if neither it nor its victim has changed."""
+"""Run detectors on the training set; keep answers of an earlier run whose detector and victim have not changed."""
 
 import json
 
 from keyhole import artifacts
-from keyhole.running.detection import Case, detect, digest_files, know_truth
+from keyhole.running.detection import Case, detect, digest_files, read_truth
 from keyhole.running.inputs import load_evidence
 from keyhole.running.setup import begin
 from keyhole.types import Poisoned
@@ -11,7 +11,7 @@ from keyhole.types import Poisoned
 begin(snakemake.threads, snakemake.log[0], snakemake.rule)
 cell, given = snakemake.wildcards, snakemake.input
 evidence = load_evidence(**{name: given[name] for name in ("model", "holdout", "train", "poisoned", "latents")})
-truth = know_truth(artifacts.load(given["poisoned"], Poisoned), len(evidence.labels))
+truth = read_truth(artifacts.load(given["poisoned"], Poisoned), len(evidence.labels))
 digest = digest_files(given["model"], given["poisoned"], given["holdout"])
 case = Case(evidence, truth, digest, cell["dataset"], int(cell["seed"]))
 detectors = json.loads(snakemake.params["detectors"])

@@ -1,11 +1,11 @@
-"""A victim's pictures: what its attack does to images, its latents, the triggers that inverters found."""
+"""Draw a victim's pictures: images with its trigger, its latents, the triggers that inverters recovered."""
 
 from pathlib import Path
 
 from keyhole import artifacts
 from keyhole.reporting import victim_pictures
 from keyhole.running.attacker import load_attack
-from keyhole.running.examples import examples
+from keyhole.running.examples import make_examples
 from keyhole.running.setup import begin
 from keyhole.scoring.latent_maps import map_latents
 from keyhole.types import Poisoned
@@ -22,12 +22,12 @@ victim_pictures.draw(
     f"{cell['dataset']}, {cell['attack']} at {100 * float(cell['rate']):g} %, seed {cell['seed']}",
     level,
     cards,
-    examples(attack, train["images"], poisoned, holdout),
+    make_examples(attack, train["images"], poisoned, holdout),
     map_latents(
         artifacts.load_arrays(given["latents"], level)[level],
         train["labels"].numpy(),
         artifacts.load_arrays(given["poisoned"], "index", "labels", "is_cover"),
-        [*cards[0]["target_classes"], cards[0]["target_class"]][0],  # the first of several; a clean victim has none
+        [*cards[0]["target_classes"], cards[0]["target_class"]][0],  # the first target class; a clean victim has none
         int(cell["seed"]),
     ),
     {Path(file).parent.name: artifacts.load_arrays(file) for file in given["inversions"]},

@@ -1,4 +1,4 @@
-"""Read a data set, cut the defender's hold-out, write all three parts as tensors."""
+"""Read a data set, set the defender's hold-out aside, and write training set, test set and hold-out as tensors."""
 
 import json
 
@@ -13,7 +13,7 @@ holdout = json.loads(params["holdout"])
 stream = rng.stream("holdout", label)
 try:
     parts = splits.cut_holdout(splits.load(dataset, params["data_dir"]), holdout["source"], holdout["size"], stream)
-except ValueError as error:  # what to put where, without a traceback
+except ValueError as error:  # the message says which file to put where; a traceback would hide it
     raise SystemExit(f"datasets.{label}: {error}") from None
 facts = {"classes": int(parts.train_labels.max()) + 1}
 for part in ("train", "test", "holdout"):

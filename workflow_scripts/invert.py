@@ -1,4 +1,4 @@
-"""Let an inverter look for triggers, and try what it recovered on test images."""
+"""Let an inverter recover triggers, and try them on test images."""
 
 from keyhole import artifacts, rng
 from keyhole.running.answers import load_exam

@@ -1,4 +1,4 @@
-"""Read the victim's latents on the training set it received."""
+"""Compute the victim's latents of its poisoned training set."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Write down a poisoned set for an attacker who trained: the rate's rows with the trigger that training ended with."""
+"""Write the poisoned rows of an attacker who trained the victim, with the trigger that training ended with."""
 
 from keyhole import artifacts, rng
 from keyhole.running.attacker import load_attack

@@ -1,4 +1,4 @@
-"""Figures over the whole grid."""
+"""Draw the figures of the whole grid."""
 
 from keyhole.reporting import figures
 

@@ -1,4 +1,4 @@
-"""Poison a training set, with what the attacker crafted for it."""
+"""Poison a training set, with the tensors that the attacker crafted for it."""
 
 from keyhole import artifacts, rng
 from keyhole.running.attacker import load_attack
@@ -11,6 +11,6 @@ stream = rng.stream("poison", cell["dataset"], cell["seed"])
 try:
     attack = load_attack(snakemake.params["attack"], *snakemake.input["crafted"])
     poisoned = attack.poison(clean["images"], clean["labels"], float(cell["rate"]), stream)
-except ValueError as error:  # a picture that is missing, parameters that do not go together, too high a rate
+except ValueError as error:  # a missing picture, parameters that exclude each other, too high a rate
     raise SystemExit(f"attacks.{cell['attack']}: {error}") from None
 artifacts.save(snakemake.output[0], poisoned)

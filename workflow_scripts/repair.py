@@ -11,7 +11,7 @@ begin(snakemake.threads, snakemake.log[0], snakemake.rule)
 cell, given, params = snakemake.wildcards, snakemake.input, snakemake.params
 repairer, described = instantiate("repairers", params["repairer"])
 exam = load_exam(params["attack"], given["trigger"], given["test"], cell["dataset"], cell["seed"])
-inversion = given["inversion"] or ""  # a list without entries where the repairer follows no inverter
+inversion = given["inversion"] or ""  # an empty list if the repairer starts from no inverter
 evidence = load_evidence(given["model"], given["holdout"], *given["training_set"], inversion=inversion)
 stream = rng.stream("repair", cell["dataset"], cell["seed"], cell["repairer"])
 outcome = attempt_and_count(repairer.repair, limit_holdout(evidence, repairer, params["repairer"]), stream)

@@ -1,4 +1,4 @@
-"""One page with everything: the grid, tables, figures, and the pictures of each victim."""
+"""Write one page with the configuration, the tables, the figures and the pictures of each victim."""
 
 import json
 from pathlib import Path

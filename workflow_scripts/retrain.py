@@ -1,4 +1,4 @@
-"""Train anew on the rows that a detector keeps, from the victim's initial weights, and record what it predicts."""
+"""Train again from the victim's initial weights on the rows that a detector keeps, and record the predictions."""
 
 from keyhole import artifacts
 from keyhole.learning import recipes
@@ -10,10 +10,15 @@ from keyhole.running.setup import begin
 
 begin(snakemake.threads, snakemake.log[0], snakemake.rule)
 cell, given, params = snakemake.wildcards, snakemake.input, snakemake.params
-facts = {**artifacts.facts(given["suspicion"]), "code": params["code"]}  # a detector that failed leaves its reason
+facts = {**artifacts.facts(given["suspicion"]), "code": params["code"]}  # if the detector failed, its reason is kept
 net = None
 if facts["status"] == "ok":
-    key = ("train", cell["dataset"], cell["model"], cell["seed"])  # that of the victim: its initial weights and batches
+    key = (
+        "train",
+        cell["dataset"],
+        cell["model"],
+        cell["seed"],
+    )  # as in train.py: the same initial weights and batches
     shared = Shared(cell["model"], recipes.parse(params["recipe"]), key, params["code"], params["shared"])
     outcome = attempt(retrain, given["suspicion"], given["model"], given["train"], given["poisoned"], shared)
     described = {name: facts[name] for name in ("told", "method", "parameters", "code")}

@@ -1,4 +1,4 @@
-"""All cards of one victim: itself, its latents, and every defense that met it."""
+"""Write all cards of one victim: its attack, the separability of its latents, and every defense."""
 
 import json
 
@@ -10,7 +10,7 @@ given, read, facts = snakemake.input, artifacts.load_arrays, artifacts.facts
 
 
 def results(role, labels):
-    """Label, facts and tensors of each defense of a role."""
+    """Return label, facts and tensors of each defense of a role."""
     files = [given[role]] if isinstance(given[role], str) else given[role]
     return [(label, facts(file), read(file)) for label, file in zip(labels, files, strict=True)]
 

@@ -1,4 +1,4 @@
-"""How far the payload is from clean rows in the victim's latents."""
+"""Measure how well payload and clean rows are separated in the victim's latents."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Train the attacker's own network on the clean set, with other initial weights and batches than any victim's."""
+"""Train the attacker's own network on the clean set; its initial weights and batches differ from every victim's."""
 
 from keyhole import artifacts, models, rng
 from keyhole.learning import recipes, training

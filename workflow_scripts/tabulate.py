@@ -1,4 +1,4 @@
-"""All tables of the grid, and the page that a run ends with."""
+"""Write all tables of the grid, and the summary that is printed at the end of a run."""
 
 import json
 from pathlib import Path

@@ -20,7 +20,7 @@ net = on_device(models.build(cell["model"], classes, images, stream))
 
 poisoned = artifacts.load(given["poisoned"], Poisoned)
 outcome = attempt(train_victim, attack, net, images, labels, poisoned, recipe, stream)
-if outcome.value is None:  # without a victim there is no cell: the scheduler reports it, and may try again
+if outcome.value is None:  # without a victim nothing else can run, so the job fails and the scheduler may try it again
     raise SystemExit(f"training failed: {outcome.facts['reason']}")
 artifacts.save(snakemake.output["trigger"], {**attack.tensors, **outcome.value})
 exam = load_exam(params["attack"], snakemake.output["trigger"], given["test"], cell["dataset"], cell["seed"])

@@ -1,4 +1,4 @@
-"""Train a model on the received set as a trainer does, and record what it predicts."""
+"""Let a trainer train a model on the poisoned set, and record what the model predicts."""
 
 from keyhole import artifacts, models, rng
 from keyhole.learning import recipes
@@ -13,10 +13,12 @@ cell, given, params = snakemake.wildcards, snakemake.input, snakemake.params
 trainer, described = instantiate("trainers", params["trainer"])
 exam = load_exam(params["attack"], given["trigger"], given["test"], cell["dataset"], cell["seed"])
 clean, classes = artifacts.load_tensors(given["train"]), artifacts.facts(given["train"])["classes"]
-received = artifacts.load(given["poisoned"], Poisoned).apply(clean["images"], clean["labels"])
-stream = rng.stream("train", cell["dataset"], cell["model"], cell["seed"])  # the victim's initial weights and batches
+poisoned = artifacts.load(given["poisoned"], Poisoned).apply(clean["images"], clean["labels"])
+stream = rng.stream(
+    "train", cell["dataset"], cell["model"], cell["seed"]
+)  # as in train.py: the same initial weights and batches
 net = on_device(models.build(cell["model"], classes, clean["images"], stream))
-images, labels = map(on_device, received)
+images, labels = map(on_device, poisoned)
 outcome = attempt(trainer.train, net, images, labels, recipes.parse(params["recipe"]), stream)
 facts = {**described, "code": params["code"], **outcome.facts}
 save_defended(snakemake.output, outcome.value, cell["model"], exam, facts)

@@ -452,7 +452,7 @@ def test_images_of_a_wrong_type_are_refused_from_their_header(tmp_path: Path) ->
     given = {**MINIMAL, "datasets": {"mine": {"method": "npz", "path": str(tmp_path / "mine.npz")}}}
     text = message(given)
     assert text.startswith("config.yaml: datasets.mine: ")
-    assert "expected x_train as uint8 (0..255), got float32; images of 0..1 become so by (255 * x)" in text
+    assert "expected x_train as uint8 (0..255), got float32; convert images of 0..1 by (255 * x)" in text
 
 
 FINE_PRUNING = {"method": "fine_pruning"}

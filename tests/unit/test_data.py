@@ -341,7 +341,7 @@ def test_folder_refuses_what_it_would_misread(tmp_path):
     shutil.move(tmp_path / "own" / "test" / "c", tmp_path / "own" / "test" / "b")
     assert own.class_sizes() == (2, 2)
     Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "own" / "test" / "b" / "deep.png")
-    with pytest.raises(DataError, match=r"deep\.png: expected 8 bits a channel"):
+    with pytest.raises(DataError, match=r"deep\.png: expected 8 bits per channel"):
         load(own)
     (tmp_path / "own" / "test" / "b" / "deep.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"deep\.png is damaged or no image"):

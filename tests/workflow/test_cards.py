@@ -1,4 +1,4 @@
-"""A row says what it was made by: from it, what ran can be built again."""
+"""Every row of a table says which method and parameters made it, so that the method can be built again."""
 
 import csv
 import json

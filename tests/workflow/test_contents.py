@@ -1,4 +1,4 @@
-"""The user's own files count by content: what was repaired is read again, what was only touched is not."""
+"""A change in the contents of the user's own files reruns the jobs that read them; a new file time does not."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ def write_arrays(path, brightness=0):
 
 @pytest.fixture(scope="module")
 def poisoned(copied, tmp_path_factory):
-    """A grid on files of the user's own, run as far as its poisoned sets."""
+    """A grid on the user's own files, run up to the poisoned sets."""
     tree = copied(tmp_path_factory.mktemp("poisoned"))
     tree.write(**GRID)
     write_arrays(tree.root / "mine.npz")
@@ -45,7 +45,7 @@ def poisoned(copied, tmp_path_factory):
 
 @pytest.fixture
 def mine(poisoned, tmp_path):
-    """A copy, in which every file has other times; and the jobs that a run to the same point would start."""
+    """A copy in which every file has a new time, and a function that returns the jobs that it would run again."""
     root = tmp_path / "mine"
     shutil.copytree(poisoned.root, root, copy_function=shutil.copyfile)
     tree = type(poisoned)(root)

@@ -1,4 +1,4 @@
-"""Bad input is one line, and a killed job leaves nothing that a later run takes for whole."""
+"""Bad input gives an error of one line; a killed job leaves no file that a later run takes for complete."""
 
 import os
 import signal

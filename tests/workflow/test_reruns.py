@@ -1,4 +1,4 @@
-"""Reruns follow the code and the configuration, not the clock."""
+"""Changes of code and configuration rerun the jobs that they affect; changes of file times rerun none."""
 
 import os
 import shutil
@@ -30,8 +30,8 @@ def test_touched_files_rerun_nothing(tree):
 
 def test_a_comment_and_a_docstring_rerun_nothing(tree):
     tree.edit("src/keyhole/attacks/badnets.py", "from dataclasses", "# a remark\nfrom dataclasses")
-    tree.edit("src/keyhole/detectors/spectral_signatures.py", "Payload rows shift", "The payload's rows shift")
-    tree.edit("workflow_scripts/train.py", '"""Train the victim', '"""Train a victim')
+    tree.edit("src/keyhole/detectors/spectral_signatures.py", '"""', '"""A remark. ')
+    tree.edit("workflow_scripts/train.py", '"""', '"""A remark. ')
     assert tree.would_run() == {}
 
 

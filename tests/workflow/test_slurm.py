@@ -1,4 +1,4 @@
-"""`snakemake --profile slurm` through a real Slurm, where there is one."""
+"""`snakemake --profile slurm` on a real Slurm cluster, skipped if there is none."""
 
 import shutil
 import subprocess

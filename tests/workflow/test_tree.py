@@ -1,4 +1,4 @@
-"""The workflow as text: every grid can be planned, scripts are short, nothing heavy is imported to read a grid."""
+"""Every grid can be planned, scripts are short, and planning imports no heavy library."""
 
 import subprocess
 import sys

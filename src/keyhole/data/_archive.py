@@ -1,4 +1,4 @@
-"""The four arrays of an .npz: x_train, y_train, x_test, y_test."""
+"""Read the four arrays of an .npz file: x_train, y_train, x_test, y_test."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ T = TypeVar("T")
 
 
 def read_npz(path: Path) -> Arrays:
-    """The four arrays of a user's own .npz.
+    """Read the four arrays of an .npz file.
 
     Raises:
-        DataError: there is no such file, it is damaged, or an array is missing.
+        DataError: the file does not exist, is damaged, or lacks an array.
     """
-    return Arrays(*(_member(path, key) for key in ("x_train", "y_train", "x_test", "y_test")))
+    return Arrays(*(_read_array(path, key) for key in ("x_train", "y_train", "x_test", "y_test")))
 
 
 def npz_counts(path: Path) -> tuple[int, ...]:
-    """Training rows per class, reading no image."""
-    return label_counts(_member(path, "y_train"), str(path))
+    """Count the training rows of each class without reading images."""
+    return label_counts(_read_array(path, "y_train"), str(path))
 
 
 def npz_shape(path: Path) -> Shape:
-    """Channels, height and width of the images, reading none of them.
+    """Return channels, height and width of the images without reading them.
 
     Raises:
-        DataError: what the headers and the labels say is not a data set.
+        DataError: the arrays' types or shapes are not those of a data set.
     """
     shapes = {}
     for part in ("train", "test"):
-        stored, kind = _header(path, f"x_{part}")
+        stored, kind = _read_header(path, f"x_{part}")
         if kind != "uint8":
-            remedy = "; images of 0..1 become so by (255 * x).round().astype('uint8')" if "float" in kind else ""
+            remedy = "; convert images of 0..1 by (255 * x).round().astype('uint8')" if "float" in kind else ""
             raise DataError(f"{path}: expected x_{part} as uint8 (0..255), got {kind}{remedy}")
-        labels = _member(path, f"y_{part}")
+        labels = _read_array(path, f"y_{part}")
         expect_integers(labels, f"{path}: y_{part}")
         if len(labels) != stored[0]:
             raise DataError(f"{path}: expected as many images as labels in {part}, got {stored[0]} and {len(labels)}")
@@ -54,8 +54,8 @@ def npz_shape(path: Path) -> Shape:
     return shapes["train"]
 
 
-def _header(path: Path, key: str) -> tuple[tuple[int, ...], str]:
-    """Shape and type of an array, from the first bytes of its file."""
+def _read_header(path: Path, key: str) -> tuple[tuple[int, ...], str]:
+    """Return the shape and the type of an array, which its first bytes hold."""
     from numpy.lib import format as npy
 
     def read(archive: zipfile.ZipFile) -> tuple[tuple[int, ...], str]:
@@ -64,20 +64,25 @@ def _header(path: Path, key: str) -> tuple[tuple[int, ...], str]:
             shape, _, kind = read_header(file)
             return shape, str(kind)
 
-    return _opened(path, key, read)
+    return _read_member(path, key, read)
 
 
-def _member(path: Path, key: str) -> np.ndarray:
+def _read_array(path: Path, key: str) -> np.ndarray:
     from numpy.lib import format as npy
 
     def read(archive: zipfile.ZipFile) -> np.ndarray:
         with archive.open(f"{key}.npy") as file:
             return npy.read_array(file, allow_pickle=False)
 
-    return _opened(path, key, read)
+    return _read_member(path, key, read)
 
 
-def _opened(path: Path, key: str, read: Callable[[zipfile.ZipFile], T]) -> T:
+def _read_member(path: Path, key: str, read: Callable[[zipfile.ZipFile], T]) -> T:
+    """Open an .npz file and read from it; turn all errors into one that says what the file should be.
+
+    Raises:
+        DataError: the file does not exist, is damaged, or lacks the array `key`.
+    """
     if not path.is_file():
         raise DataError(f"no file {path}; expected an .npz with {FORM}")
     if not zipfile.is_zipfile(path):
@@ -88,5 +93,7 @@ def _opened(path: Path, key: str, read: Callable[[zipfile.ZipFile], T]) -> T:
             if key not in names:
                 raise KeyError(f"no {key} among {brief(names)}")
             return read(archive)
-    except Exception as error:  # zip, zlib and NumPy each have their own; all mean the same file to replace
+    except (
+        Exception
+    ) as error:  # zipfile, zlib and NumPy raise different errors; all mean that the file must be replaced
         raise DataError(f"cannot read {path} ({reason(error)}); expected an .npz with {FORM}") from None

@@ -1,4 +1,4 @@
-"""Data sets that are known by name and can be downloaded."""
+"""The base of public data sets: read a local copy, or download it."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ __all__ = ["PublicDataset"]
 
 @dataclass(frozen=True, kw_only=True)
 class PublicDataset(Dataset):
-    """A data set known by its name: `<name>.npz` where there is one, else what `fetch` finds or downloads."""
+    """A public data set, read from `<name>.npz` if there is one, else from files that `fetch` finds or downloads."""
 
-    sizes: ClassVar[tuple[int, ...] | None] = None  # training rows per class of what `fetch` gives
-    image: ClassVar[Shape | None] = None  # channels, height, width of what `fetch` gives
-    layout: ClassVar[str]  # what `fetch` finds under the root without downloading, for the error message
+    sizes: ClassVar[tuple[int, ...] | None] = None  # training rows per class that `fetch` returns
+    image: ClassVar[Shape | None] = None  # channels, height and width of the images that `fetch` returns
+    layout: ClassVar[str]  # files under the root from which `fetch` reads without a download, for the error message
 
     @abstractmethod
     def fetch(self, root: Path) -> Arrays:
-        """The data set in its publisher's files under `root`, downloaded where they are not there."""
+        """Read the publisher's files under `root`; download them first if they are missing."""
 
     def archive(self, root: Path) -> Path | None:
-        """The .npz that goes before the publisher's files, where there is one."""
+        """Return the .npz file that is used in place of the publisher's files; None if there is none."""
         path = root / f"{self.name}.npz"
         return path if path.is_file() else None
 
     def files(self, root: Path) -> tuple[str, ...]:
-        """Return the .npz, also where there is none: put there, it is read."""
+        """Return the path of the .npz file even if there is none, since a new one changes what is read."""
         return (str(root / f"{self.name}.npz"),)
 
     def read(self, root: Path) -> Arrays:
@@ -39,7 +39,7 @@ class PublicDataset(Dataset):
             return read_npz(archive)
         try:
             return self.fetch(root)
-        except Exception as error:  # network, archive, checksum and decoder fail in a dozen ways, with one remedy
+        except Exception as error:  # downloading, unpacking and decoding raise many errors; the remedy is the same
             raise DataError(
                 f"{self.name}: neither found nor downloaded ({reason(error)}); put {self.name}.npz ({FORM}) into "
                 f"{root}, or {self.layout}; data_dir or KEYHOLE_DATA names another folder"

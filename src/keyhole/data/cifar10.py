@@ -1,6 +1,6 @@
-"""CIFAR-10 (Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html): 60,000 color images of 10 kinds of things.
+"""CIFAR-10 (Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html): 60,000 color images of 32x32, 10 classes.
 
-32x32, the official split of 50,000 and 10,000 in the official order; torchvision downloads it and checks its md5 sums.
+Read: the official split of 50,000 and 10,000, in the official order. torchvision downloads it and checks its md5 sums.
 """
 
 from __future__ import annotations

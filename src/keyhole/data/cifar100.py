@@ -1,6 +1,7 @@
-"""CIFAR-100 (Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html): 60,000 color images, 100 fine classes.
+"""CIFAR-100 (Krizhevsky, 2009, https://www.cs.toronto.edu/~kriz/cifar.html): 60,000 color images of 32x32.
 
-32x32, the official split of 50,000 and 10,000 in the official order; torchvision downloads it and checks its md5 sums.
+Read: the 100 fine classes; the official split of 50,000 and 10,000, in the official order. torchvision downloads it and
+checks its md5 sums.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Handwritten digits (UCI, Alpaydin and Kaynak, 1998, https://doi.org/10.24432/C50P49), embedded in scikit-learn.
+"""Digits (Alpaydin and Kaynak, 1998, https://doi.org/10.24432/C50P49): 1,797 handwritten digits, gray, 8x8, 10 classes.
 
-1,797 gray images of 8x8, 17 levels, here brought to 0..255 and upscaled bilinearly to 16x16: no download, minutes on
-a laptop. scikit-learn's copy has no split: 360 test rows are drawn once, of every class its share, with a fixed
-stream; both parts keep scikit-learn's order.
+Read: scikit-learn's copy of these UCI data, so nothing is downloaded. Its 17 gray levels are scaled to 0..255, and
+images are enlarged bilinearly to 16x16. The copy has no split: 360 test rows are drawn with a fixed random stream, the
+same fraction of each class. Both parts keep scikit-learn's order.
+
+Cost: a grid takes minutes on a laptop.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ SIDE = 16  # pixels
 
 @dataclass(frozen=True, kw_only=True)
 class Digits(Dataset):
-    flips: ClassVar[bool] = False  # a mirrored 2 is no 2
+    flips: ClassVar[bool] = False  # a mirrored 2 is not a 2
 
     def read(self, root: Path) -> Arrays:
         import torch

@@ -1,7 +1,9 @@
 """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017, https://arxiv.org/abs/1708.07747): 70,000 gray images of clothes.
 
-28x28, 10 classes, the official split of 60,000 and 10,000. The four idx files as published (plain or .gz; the Debian
-package `dataset-fashion-mnist` has them) are read from `fashion_mnist/`, else torchvision downloads them.
+28x28, 10 classes.
+
+Read: the official split of 60,000 and 10,000, from the four published idx files in `fashion_mnist/` (plain or .gz; the
+Debian package `dataset-fashion-mnist` has them). If there is no such folder, torchvision downloads them.
 """
 
 from __future__ import annotations
@@ -41,19 +43,22 @@ class FashionMNIST(PublicDataset):
 
 
 def read_idx(path: Path) -> UInt8[np.ndarray, " *shape"]:
-    """An array of an idx file of bytes, or of the same file with .gz behind its name.
+    """Read the array of an idx file of bytes, or of the file with `.gz` appended to its name.
 
-    Format: two zeros, type (8 = unsigned byte), number of axes; their lengths as big-endian int32; then the values.
+    Format: two zeros, the type (8 = unsigned byte), the number of axes; the lengths of the axes as big-endian int32;
+    then the values.
 
     Raises:
-        ValueError: the file is of another type, or shorter or longer than its header says.
+        ValueError: the file has another type, or is shorter or longer than its header says.
     """
     import numpy as np
 
     packed = path.with_name(f"{path.name}.gz")
     content = gzip.decompress(packed.read_bytes()) if packed.is_file() else path.read_bytes()
     if content[:3] != b"\0\0\x08":
-        raise ValueError(f"{path} is no idx file of unsigned bytes")
+        raise ValueError(
+            f"{path}: expected an idx file of unsigned bytes, got one that begins with {content[:3].hex()}"
+        )
     axes = content[3]
     shape = tuple(np.frombuffer(content, ">i4", axes, offset=4).tolist())
     return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)

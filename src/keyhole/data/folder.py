@@ -1,7 +1,8 @@
-"""A user's own images, a folder for each class: `train/<class>/*.png` and `test/<class>/*.png`, or `<class>/*.png`.
+"""A folder of the user's own images, with one folder for each class.
 
-Classes are numbered by their name in sorted order. Without `train` and `test`, the test set is drawn once, of every
-class its share, with a fixed stream. Images are brought to `size` bilinearly, whatever their aspect ratio; alpha is
+Read: `train/<class>/*.png` and `test/<class>/*.png`, or `<class>/*.png`; other image formats too. Classes are numbered
+in the sorted order of their names. Without `train` and `test`, the test set is drawn with a fixed random stream, the
+same fraction of each class. Images are resized bilinearly to `size`, whatever their aspect ratio; the alpha channel is
 dropped.
 """
 
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from keyhole.data import Arrays, DataError, Dataset, Shape, apportion
-from keyhole.data._images import Files, class_files, decode, in_rows
+from keyhole.data._images import Files, class_files, decode, list_rows
 from keyhole.parameters import Count, Fraction
 
 if TYPE_CHECKING:
@@ -24,17 +25,17 @@ __all__ = ["Folder"]
 
 @dataclass(frozen=True, kw_only=True)
 class Folder(Dataset):
-    path: str  # seen from the folder in which the benchmark is run
+    path: str  # of the folder, relative to the folder in which the benchmark is run
     size: Count | tuple[Count, Count]  # pixels: the side of a square, or (height, width)
     colors: Literal["rgb", "gray"] = "rgb"
-    test_fraction: Fraction = 0.2  # of all rows; without effect where `test` exists
-    flips: bool = False  # type: ignore[misc]  # whether a mirrored image keeps its label: only the owner knows
+    test_fraction: Fraction = 0.2  # of all rows; without effect if `train` and `test` exist
+    flips: bool = False  # type: ignore[misc]  # only the user knows whether a mirrored image keeps its label
 
     def read(self, root: Path) -> Arrays:
         train, test = self._files()
         if test is None:
-            return self._drawn(train)
-        return Arrays(*self._decoded(train), *self._decoded(test))
+            return self._draw_test_set(train)
+        return Arrays(*self._decode(train), *self._decode(test))
 
     def files(self, root: Path) -> tuple[str, ...]:
         return (self.path,)
@@ -52,16 +53,16 @@ class Folder(Dataset):
         return self.size if isinstance(self.size, tuple) else (self.size, self.size)
 
     def _files(self) -> tuple[Files, Files | None]:
-        """Class -> files for training and for testing, the latter None where it has yet to be drawn."""
+        """Return class -> files for training and for testing; the second is None if the test set must be drawn."""
         folder = Path(self.path).expanduser()
         if not folder.is_dir():
-            raise DataError(f"no folder {folder}; expected train/<class>/ and test/<class>/ in it, or <class>/")
+            raise DataError(f"no folder {folder}; expected one with train/<class>/ and test/<class>/, or with <class>/")
         if not (folder / "train").is_dir() and not (folder / "test").is_dir():
             return self._classes(folder), None
         train, test = self._classes(folder / "train"), self._classes(folder / "test")
         if train.keys() != test.keys():
-            odd = ", ".join(sorted(train.keys() ^ test.keys()))
-            raise DataError(f"{folder}: expected the same classes in train and test, got {odd} in only one")
+            unpaired = ", ".join(sorted(train.keys() ^ test.keys()))
+            raise DataError(f"{folder}: expected the same classes in train and test, got {unpaired} in only one")
         return train, test
 
     def _classes(self, folder: Path) -> Files:
@@ -73,27 +74,27 @@ class Folder(Dataset):
         return classes
 
     def _test_rows(self, rows: int) -> int:
-        wanted = round(self.test_fraction * rows)
-        if not 0 < wanted < rows:
+        count = round(self.test_fraction * rows)
+        if not 0 < count < rows:
             raise DataError(
                 f"{self.path}: expected test_fraction to leave training and test rows, got {self.test_fraction:g} "
                 f"of {rows} images"
             )
-        return wanted
+        return count
 
-    def _decoded(self, classes: Files) -> tuple[UInt8[np.ndarray, "n h w *c"], Int64[np.ndarray, " n"]]:
-        files, labels = in_rows(classes)
+    def _decode(self, classes: Files) -> tuple[UInt8[np.ndarray, "n h w *c"], Int64[np.ndarray, " n"]]:
+        files, labels = list_rows(classes)
         return decode(files, self._size(), "L" if self.colors == "gray" else "RGB"), labels
 
-    def _drawn(self, classes: Files) -> Arrays:
+    def _draw_test_set(self, classes: Files) -> Arrays:
         import numpy as np
         import torch
 
         from keyhole import rng
 
-        images, labels = self._decoded(classes)
+        images, labels = self._decode(classes)
         is_test = np.zeros(len(labels), bool)
-        seats = apportion([len(files) for files in classes.values()], self._test_rows(len(labels)))
-        drawn = rng.stratified(torch.from_numpy(labels), seats, rng.stream("folder", "test"))
-        is_test[drawn.numpy()] = True
+        sizes = apportion([len(files) for files in classes.values()], self._test_rows(len(labels)))
+        rows = rng.stratified(torch.from_numpy(labels), sizes, rng.stream("folder", "test"))
+        is_test[rows.numpy()] = True
         return Arrays(images[~is_test], labels[~is_test], images[is_test], labels[is_test])

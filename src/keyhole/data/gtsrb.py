@@ -1,11 +1,13 @@
-"""GTSRB, German traffic signs (Stallkamp et al., 2012, https://doi.org/10.1016/j.neunet.2012.02.016), 43 classes.
+"""GTSRB (Stallkamp et al., 2012, https://doi.org/10.1016/j.neunet.2012.02.016): German traffic signs, 43 classes.
 
-Frames of 15 to 250 pixels a side, resized bilinearly to 32x32; 12,630 test images. Two training sets carry this name:
-the final archive of 39,209 images, which most papers use, and the earlier one of 26,640 that torchvision downloads.
-`gtsrb.npz` or `gtsrb/GTSRB/Final_Training/Images/` (the archive) go before torchvision's `gtsrb/GTSRB/Training/`; the
-number of training rows says which was used. So does `crop`: a model trained on whole frames loses some 20 points on
-images cut to the sign's box, and the other way round. The box is cut from original frames, hence never from an .npz,
-whose frames are already resized.
+Read: color frames of 15 to 250 pixels a side, resized bilinearly to 32x32; 12,630 test images. Two training sets have
+this name: the final archive of 39,209 images, which most papers use, and an earlier one of 26,640 images, which
+torchvision downloads. `gtsrb.npz` and `gtsrb/GTSRB/Final_Training/Images/` (the final archive) are preferred to
+torchvision's `gtsrb/GTSRB/Training/`; the number of training rows says which one was read.
+
+`crop: box` cuts images to the sign's box. It needs the original frames, so it never reads an .npz, whose frames are
+already resized. Training and test images must be cut alike: a model trained on whole frames loses accuracy on boxes,
+and the other way round.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from keyhole.data import Arrays, Shape
-from keyhole.data._images import Box, class_files, decode, expect_rows, in_rows
+from keyhole.data._images import Box, class_files, decode, expect_rows, list_rows
 from keyhole.data._public import PublicDataset
 
 __all__ = ["GTSRB"]
@@ -28,7 +30,7 @@ SIZE = (32, 32)  # pixels
 
 @dataclass(frozen=True, kw_only=True)
 class GTSRB(PublicDataset):
-    flips: ClassVar[bool] = False  # mirrored, turn left says turn right
+    flips: ClassVar[bool] = False  # mirroring turns "turn left" into "turn right"
     image: ClassVar[Shape | None] = (3, *SIZE)
     layout: ClassVar[str] = (
         "the official gtsrb/GTSRB/Final_Training/Images/ (or Training/), gtsrb/GTSRB/Final_Test/Images/ and "
@@ -51,7 +53,7 @@ class GTSRB(PublicDataset):
             datasets.GTSRB(str(root), split="train", download=True)
         datasets.GTSRB(str(root), split="test", download=True)
         classes = class_files(training_folder(root) or root)
-        train, labels = in_rows(classes)
+        train, labels = list_rows(classes)
         test = read_table(root / "gtsrb" / "GT-final_test.csv")
         folder = root / "gtsrb" / "GTSRB" / "Final_Test" / "Images"
         expect_rows(len(train), TRAIN_ROWS, "training images")
@@ -75,19 +77,19 @@ class GTSRB(PublicDataset):
 
 
 def training_folder(root: Path) -> Path | None:
-    """The original training frames under `root`, the larger set first; None where there are none."""
+    """Return the folder of original training frames, that of the larger set if both exist; None if neither does."""
     folders = (root / "gtsrb" / "GTSRB" / name for name in ("Final_Training/Images", "Training"))
     return next((folder for folder in folders if folder.is_dir()), None)
 
 
 def boxes_of(files: list[Path]) -> list[Box]:
-    """The sign's box in each frame of one class, from the table beside the frames (GT-00000.csv)."""
+    """Return the sign's box in each frame of one class, from the table beside the frames (such as GT-00000.csv)."""
     table = read_table(files[0].parent / f"GT-{files[0].parent.name}.csv")
     return [table[file.name][0] for file in files]
 
 
 def read_table(path: Path) -> dict[str, tuple[Box, int]]:
-    """File name -> box in the original frame (left, top, right, bottom), class."""
+    """Return file name -> the sign's box in the original frame and the class."""
     with path.open(newline="") as file:
         return {
             row["Filename"]: (

@@ -1,7 +1,8 @@
-"""Imagenette (Howard, 2019, https://github.com/fastai/imagenette): ten easy ImageNet classes, 9,469 + 3,925 images.
+"""Imagenette (Howard, 2019, https://github.com/fastai/imagenette): ten ImageNet classes that are easy to tell apart.
 
-From the version whose shorter side has 160 pixels (the second split, of December 2019), which torchvision downloads.
-Its photographs have many shapes: the square in the middle is cut out and resized bilinearly to 64x64.
+Read: 9,469 training and 3,925 test images (the second split, of December 2019) of the version whose shorter side has
+160 pixels, which torchvision downloads. The photographs have different shapes: the largest square in the middle of each
+is resized bilinearly to 64x64.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from keyhole.data import Arrays, Shape
-from keyhole.data._images import Box, class_files, decode, expect_rows, in_rows
+from keyhole.data._images import Box, class_files, decode, expect_rows, list_rows
 from keyhole.data._public import PublicDataset
 
 __all__ = ["Imagenette"]
@@ -32,8 +33,8 @@ class Imagenette(PublicDataset):
         from torchvision import datasets
 
         datasets.Imagenette(str(root), size="160px", download=not folder_of(root).is_dir())
-        train, train_labels = in_rows(class_files(folder_of(root) / "train"))
-        test, test_labels = in_rows(class_files(folder_of(root) / "val"))
+        train, train_labels = list_rows(class_files(folder_of(root) / "train"))
+        test, test_labels = list_rows(class_files(folder_of(root) / "val"))
         expect_rows(len(train), TRAIN_ROWS, "training images")
         expect_rows(len(test), TEST_ROWS, "validation images")
         train_images = decode(train, SIZE, boxes=middle_squares(train))
@@ -47,11 +48,12 @@ class Imagenette(PublicDataset):
 
 
 def folder_of(root: Path) -> Path:
+    """Return the folder into which the archive is unpacked."""
     return root / "imagenette2-160"
 
 
 def middle_squares(files: Sequence[Path]) -> list[Box]:
-    """The largest square in the middle of each image."""
+    """Return the largest square in the middle of each image."""
     from PIL import Image
 
     boxes = []

@@ -1,7 +1,7 @@
-"""A user's own data in one NumPy archive: x_train, y_train, x_test, y_test.
+"""An .npz file of the user's own data.
 
-Images are uint8, 0..255, gray or RGB; labels are integers 0..k-1. Three axes are read as NHW; of four axes the last is
-taken as channels if it has 1 or 3 entries (NHWC), else the second (NCHW).
+Read: the arrays x_train, y_train, x_test, y_test. Images are uint8, 0..255, gray or RGB; labels are integers 0..k-1.
+Three axes are NHW. Four axes are NHWC if the last has 1 or 3 entries, else NCHW.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ __all__ = ["Npz"]
 
 @dataclass(frozen=True, kw_only=True)
 class Npz(Dataset):
-    path: str  # of the .npz, seen from the folder in which the benchmark is run
-    flips: bool = False  # type: ignore[misc]  # whether a mirrored image keeps its label: only the owner knows
+    path: str  # of the .npz, relative to the folder in which the benchmark is run
+    flips: bool = False  # type: ignore[misc]  # only the user knows whether a mirrored image keeps its label
 
     def read(self, root: Path) -> Arrays:
         return read_npz(Path(self.path).expanduser())

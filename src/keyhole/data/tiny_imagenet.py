@@ -1,8 +1,8 @@
 """Tiny-ImageNet (Le and Yang, 2015, http://cs231n.stanford.edu/tiny-imagenet-200.zip): 200 ImageNet classes, 64x64.
 
-500 training images a class; the 10,000 official validation images are the test set, as the official test set has no
-labels. Classes are numbered by their WordNet id in sorted order. The archive is checked against the md5 sum that
-public loaders quote for it; its publisher gives none.
+Read: 500 training images per class. The 10,000 official validation images are the test set, since the official test set
+has no labels. Classes are numbered in the sorted order of their WordNet ids. The archive is checked against the md5 sum
+that public loaders quote; the publisher gives none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from keyhole.data import Arrays, Shape
-from keyhole.data._images import class_files, decode, expect_rows, in_rows
+from keyhole.data._images import class_files, decode, expect_rows, list_rows
 from keyhole.data._public import PublicDataset
 
 __all__ = ["TinyImageNet"]
@@ -42,7 +42,7 @@ class TinyImageNet(PublicDataset):
         numbers = {name: number for number, name in enumerate(classes)}
         lines = (folder / "val" / "val_annotations.txt").read_text().splitlines()
         test = [line.split("\t")[:2] for line in lines]
-        train, labels = in_rows(classes)
+        train, labels = list_rows(classes)
         expect_rows(len(train), TRAIN_ROWS, "training images")
         expect_rows(len(test), TEST_ROWS, "validation images")
         return Arrays(

@@ -164,6 +164,11 @@ class Grid:
         attacks = self.entries["attacks"]
         return frozenset(label for label in attacks if self.facts_of("attacks", label)[0].controls == "training")
 
+    def modules(self, role: str, label: str) -> list[str]:
+        """Return the modules of the methods that an entry runs: its own, and those that an attack wraps."""
+        methods = self.attack_methods[label] if role == "attacks" else [self.entry(role, label).method]
+        return [f"keyhole.{role}.{method}" for method in methods]
+
     def inverter_before(self, repairer: str) -> str | None:
         """Return the inverter whose answer a repairer starts from; None for most."""
         return self.facts_of("repairers", repairer)[0].inverter
@@ -188,16 +193,24 @@ class Grid:
         """Return the poison rates of an attack over all data sets."""
         return {rate for (label, _), rates in self.rates.items() if label == attack for rate in rates}
 
-    def retrains(self, cell: Cell, detector: str) -> bool:
-        """Say whether a model is trained on the rows that a detector keeps of this cell.
+    def retrained(self, attack: str, rate: str, seed: int) -> list[str]:
+        """Return the detectors after which a model is trained again on the rows that they keep.
 
-        Never where the attacker trains: training on the set that is written afterwards is another attack.
+        None if the attacker trains the victim: training on the set that is written down afterwards is another attack.
         """
-        if cell.attack in self.trained_by_attacker:
-            return False
-        wanted = self.retrain
-        known = cell.attack in wanted.attacks and cell.rate in wanted.rates and cell.seed in wanted.seeds
-        return known and detector in wanted.detectors
+        where = self.retrain
+        wanted = attack in where.attacks and rate in where.rates and seed in where.seeds
+        if not wanted or attack in self.trained_by_attacker:
+            return []
+        return [label for label in self.entries["detectors"] if label in where.detectors]
+
+    def retrains(self, cell: Cell, detector: str) -> bool:
+        """Return whether a model is trained again on the rows that a detector keeps in this cell."""
+        return detector in self.retrained(cell.attack, cell.rate, cell.seed)
+
+    def trainers_for(self, attack: str) -> tuple[str, ...]:
+        """Return the trainers that meet an attack; none if the attacker trains, which leaves them nothing to train."""
+        return () if attack in self.trained_by_attacker else self.labels("trainers")
 
     def _why(self, cell: Cell) -> str:
         return next((skip.why for skip in self.skips if skip.covers(cell)), "")

@@ -1,9 +1,9 @@
-"""The hash of the code that a job runs.
+"""Hash the code that a job runs.
 
-It is among the `params` of every job, so that an edit reruns exactly the cells it can change: it covers the
-modules a job runs and everything of the package they import, by their syntax trees, so comments, docstrings, layout
-and file times do not count. Nothing is executed, and only what an import statement names is seen: a module chosen by
-`importlib` must be named by the caller. `INERT` modules do not count.
+The hash is among the `params` of every job, so that an edit reruns exactly the cells that it can change. It covers the
+modules that a job runs and all modules of the package that they import, except those in `INERT`. It is computed from
+syntax trees, so comments, docstrings, layout and file times do not change it. No code is executed, and only import
+statements are followed: the caller must name modules that are imported by `importlib`.
 """
 
 import ast
@@ -16,42 +16,42 @@ from typing import Any
 __all__ = ["code_hash", "modules_of"]
 
 PACKAGE = Path(__file__).parents[1]
-# what checks, names and describes but cannot change a number; nearly every job imports it. A recipe's numbers reach
-# the jobs that train through their params.
+# Modules that check, name or describe but cannot change a number: nearly every job imports them, so an edit of one
+# would rerun nearly everything. A recipe's numbers reach the jobs that train through their params.
 INERT = ("keyhole.parameters", "keyhole.planning", "keyhole.learning.recipes", "keyhole.running.origin")
 
 
 @cache
 def code_hash(*modules: str, files: tuple[str, ...] = ()) -> str:
-    """Return sixteen hex digits that change when the code of these modules, or of what they import, does.
+    """Return sixteen hex digits that change when the code of these modules, or of a module that they import, changes.
 
-    Cached, so one process keeps to the code it started with.
+    The result is cached, so that all jobs of one run are planned with the same code.
 
     Args:
-        modules: dotted names, `keyhole.attacks.badnets`.
-        files: paths of scripts outside the package; their names count, their folders do not.
+        modules: dotted names, such as `keyhole.attacks.badnets`.
+        files: paths of scripts outside the package; the hash depends on their names, but not on their folders.
 
     Raises:
-        ValueError: a module or a file does not exist.
+        ValueError: a module or a script does not exist.
     """
     lines = "".join(f"{name} {digest}\n" for name, digest in sorted(_digests(modules, files).items()))
     return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 
 def modules_of(*modules: str, files: tuple[str, ...] = ()) -> list[str]:
-    """Return what `code_hash` covers: names of modules, and of scripts, sorted."""
+    """Return the names of the modules and scripts that `code_hash` covers, sorted."""
     return sorted(_digests(modules, files))
 
 
 def _digests(modules: tuple[str, ...], files: tuple[str, ...]) -> dict[str, str]:
-    """Return name -> digest of these modules and scripts, and of all modules that they import."""
+    """Return name -> digest for these modules and scripts, and for all modules that they import."""
     for module in modules:
         if not _file(module):
-            raise ValueError(f"expected a module of keyhole, got {module!r}")
+            raise ValueError(f"modules: expected modules of keyhole, got {module!r}")
     digests, todo = {}, [part for module in modules for part in _with_packages(module)]
     for file in map(Path, files):
         if not file.is_file():
-            raise ValueError(f"expected a script, got {str(file)!r}")
+            raise ValueError(f"files: expected paths of scripts, got {str(file)!r}")
         digests[file.name], imported = _scan(file.read_text(), "")
         todo += imported
     while todo:
@@ -65,6 +65,7 @@ def _digests(modules: tuple[str, ...], files: tuple[str, ...]) -> dict[str, str]
 
 
 def _file(module: str) -> Path | None:
+    """Return the file of a module of the package, or None if it is not one."""
     top, *parts = module.split(".")
     path = PACKAGE.joinpath(*parts)
     candidates = (path / "__init__.py", path.with_name(f"{path.name}.py"))
@@ -76,14 +77,17 @@ def _inert(module: str) -> bool:
 
 
 def _with_packages(module: str) -> list[str]:
-    """A module after the packages around it, whose `__init__` run with it."""
+    """Return the packages that contain a module, whose `__init__` runs before it, and then the module."""
     parts = module.split(".")
     return [".".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 @cache
 def _scan(source: str, package: str) -> tuple[str, tuple[str, ...]]:
-    """Digest of a file's code, and what it may import of `keyhole` (some are names inside a module, not modules)."""
+    """Return a digest of a file's code, and the names that it may import from `keyhole`.
+
+    Some of these names are not modules but names inside a module.
+    """
     tree = _Strip().visit(ast.parse(source))
     imported = [part for name in _imports(tree, package) for part in _with_packages(name)]
     digest = hashlib.sha256()
@@ -93,7 +97,7 @@ def _scan(source: str, package: str) -> tuple[str, tuple[str, ...]]:
 
 
 class _Strip(ast.NodeTransformer):
-    """Drops what does nothing when run: docstrings, bare constants, `if TYPE_CHECKING:`."""
+    """Drop code without effect: docstrings, other constants as statements, `if TYPE_CHECKING:` blocks."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         return None if isinstance(node.value, ast.Constant) else node
@@ -104,17 +108,18 @@ class _Strip(ast.NodeTransformer):
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[str]:
+    """Yield the dotted names that a syntax tree imports; relative imports are resolved in `package`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
+            parents = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
 def _tokens(node: Any) -> Iterator[str]:
-    """A syntax tree as text. Empty fields are left out: Python versions differ in which there are."""
+    """Yield a syntax tree as text, without empty fields, since Python versions have different ones."""
     if isinstance(node, ast.AST):
         yield f"({type(node).__name__}"
         for name, value in ast.iter_fields(node):

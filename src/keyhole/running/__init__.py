@@ -1,1 +1,1 @@
-"""What a job does around its one call: inputs, networks, outcomes, origins."""
+"""The steps of a job before and after it calls a method: read inputs, build networks, record outcomes and origins."""

@@ -1,4 +1,4 @@
-"""What a model answers on the test set, kept as predicted classes so that scores need neither model nor torch."""
+"""A model's predictions on the test set, stored as classes, so that scoring needs neither the model nor torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ __all__ = ["Exam", "answer", "load_exam", "trigger_rows"]
 
 @dataclass(frozen=True)
 class Exam:
-    """What models of a data set and seed are asked: test images, and the same with an attack's trigger."""
+    """The test set of a data set, and the attack whose trigger is put on it; the same for all models of a seed."""
 
     attack: Attack
     images: Images
@@ -28,15 +28,21 @@ class Exam:
 
 
 def load_exam(attack: str, trigger: str, test: str, dataset: str, seed: str) -> Exam:
-    """Read the test set and the attack of a configuration entry, with the tensors of its file `trigger`."""
+    """Read the test set, and build the attack of a configuration entry.
+
+    Args:
+        attack: the entry.
+        trigger: the file of the tensors that the attack crafted or learned.
+        test: the file of the test set.
+    """
     tensors = artifacts.load_tensors(test)
     return Exam(load_attack(attack, trigger), tensors["images"], tensors["labels"], dataset, int(seed))
 
 
 def trigger_rows(exam: Exam, classes: int) -> tuple[Rows, Images]:
-    """Return the test rows on which ASR is measured, and these images with the test-time trigger.
+    """Return the test rows on which ASR is measured, and their images with the test-time trigger.
 
-    The stream depends on data set and seed only: every model and defense meets the same triggered images.
+    The random stream depends on data set and seed only, so every model and defense gets the same triggered images.
     """
     rows = torch.nonzero(exam.attack.eligible(exam.labels, classes)).squeeze(1)
     return rows, exam.attack.apply_trigger(exam.images[rows], rng.stream("trigger", exam.dataset, exam.seed))
@@ -46,20 +52,20 @@ def answer(net: nn.Module, exam: Exam, purify: Callable[[Images], Images] = lamb
     """Predict the classes of clean and triggered test images.
 
     Args:
-        purify: what is done to the images before the network. It gets all of them at once, since it may have to learn
-            something first.
+        purify: a function that changes the images before the network sees them. It is called once, with all images,
+            since it may have to learn something first.
 
     Returns:
-        `clean` (n), predicted on the test set; `triggered` (r), predicted on its `rows` (r) with the trigger, and the
-        label that the attacker wants for each (`wanted`, r); `leaked` (b), predicted on triggered bystanders: rows of
-        classes that a source-specific trigger should leave alone.
+        `clean` (n): classes predicted on the test set. `rows` (r): the test rows that get the trigger. `triggered` (r):
+        classes predicted on them. `wanted` (r): the labels that the attacker wants for them. `leaked` (b): classes
+        predicted on triggered bystanders, rows of classes on which a source-specific trigger should have no effect.
     """
     attack, classes = exam.attack, cast(nn.Linear, net.head).out_features
     rows, triggered = trigger_rows(exam, classes)
     bystanders = exam.images[_bystanders(attack, exam.labels, classes)]
     stream = rng.stream("leakage", exam.dataset, exam.seed)
-    asked = exam.images, triggered, attack.apply_trigger(bystanders, stream)
-    clean, fooled, leaked = predict(net, purify(torch.cat(asked))).split([len(images) for images in asked])
+    groups = exam.images, triggered, attack.apply_trigger(bystanders, stream)
+    clean, fooled, leaked = predict(net, purify(torch.cat(groups))).split([len(images) for images in groups])
     return {
         "clean": clean,
         "triggered": fooled,
@@ -70,6 +76,6 @@ def answer(net: nn.Module, exam: Exam, purify: Callable[[Images], Images] = lamb
 
 
 def _bystanders(attack: Attack, labels: Labels, classes: int) -> Mask:
-    """Return the rows of neither a source nor a target class; none where every class is one or the other."""
+    """Return a mask of the rows whose class is neither a source nor a target class; no rows without a target class."""
     targets = torch.tensor(attack.target_classes(classes), dtype=torch.int64)
     return ~attack.eligible(labels, classes) & ~torch.isin(labels, targets) & bool(len(targets))

@@ -1,4 +1,4 @@
-"""Write a defended model, and what it answers."""
+"""Write a defended model and its predictions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,10 @@ __all__ = ["save_defended"]
 def save_defended(
     output: Mapping[str, str], net: Classifier | None, architecture: str, exam: Exam, facts: Mapping[str, Any]
 ) -> None:
-    """Write the files `model` and `predictions`; where there is no model, both have the reason and no tensors."""
+    """Write the files `model` and `predictions`.
+
+    Where the defense failed and `net` is None, both files hold no tensors, only the facts, which give the reason.
+    """
     if net is None:
         artifacts.save(output["model"], {}, facts)
         artifacts.save(output["predictions"], {}, facts)

@@ -1,4 +1,4 @@
-"""Let detectors judge a training set, unless an earlier run's answer still holds."""
+"""Run detectors on a training set, unless the answer of an earlier run is still valid."""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,41 +11,42 @@ from keyhole.running.passes import attempt_and_count
 from keyhole.running.setup import instantiate
 from keyhole.types import Evidence, Poisoned
 
-__all__ = ["Case", "detect", "digest_files", "know_truth"]
+__all__ = ["Case", "detect", "digest_files", "read_truth"]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One victim before its detectors."""
+    """One victim, as its detectors get it."""
 
     evidence: Evidence
-    truth: dict[str, Any]  # for parameters whose value is the word `oracle`, and for nothing else
+    truth: dict[str, Any]  # parameter -> value, read only where the configured value is the word `oracle`
     digest: str  # of the files that the evidence comes from
     dataset: str
     seed: int
 
 
 def digest_files(*paths: str) -> str:
-    """Return the digests of several files, one after the other."""
+    """Return the SHA-256 digests of several files, joined."""
     return "".join(hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths)
 
 
-def know_truth(poisoned: Poisoned, rows: int) -> dict[str, Any]:
-    """Return the poison rate and the payload of a training set of so many rows."""
+def read_truth(poisoned: Poisoned, rows: int) -> dict[str, Any]:
+    """Return the poison rate and the payload row numbers of a training set of `rows` rows."""
     payload = poisoned.index[~poisoned.is_cover].tolist()
     return {"assumed_rate": len(payload) / rows, "assumed_payload": payload}
 
 
 def detect(path: str, case: Case, label: str, entry: str, code: str) -> None:
-    """Write a detector's answer to `path`; keep what is there if neither detector nor victim has changed.
+    """Write a detector's answer to `path`, or keep the file if neither detector nor victim has changed.
 
     Args:
         entry: the detector's entry in the configuration.
-        code: the hash of the code that it runs.
+        code: the hash of the code that the detector runs.
     """
     made_from = hashlib.sha256(f"{label} {entry} {code} {case.digest}".encode()).hexdigest()
-    left = artifacts.facts(path) if Path(path).exists() else {}
-    if left.get("made_from") == made_from and left["status"] == "ok":  # a failure may have been the machine's
+    previous = artifacts.facts(path) if Path(path).exists() else {}
+    # a failure is tried again, since the machine may have caused it
+    if previous.get("made_from") == made_from and previous["status"] == "ok":
         Path(path).touch()
         return
     detector, described = instantiate("detectors", entry, case.truth)

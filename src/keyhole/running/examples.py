@@ -7,18 +7,21 @@ from keyhole import rng
 from keyhole.attacks import Attack
 from keyhole.types import Images, Poisoned
 
-__all__ = ["examples"]
+__all__ = ["make_examples"]
 
-SHOWN = 6
+COUNT = 6  # training images in a picture
 
 
-def examples(attack: Attack, images: Images, poisoned: Poisoned, holdout: Images) -> dict[str, np.ndarray]:
-    """The first payload rows `clean`, `planted` and `triggered`; the hold-out images, and `stamped` with the trigger.
+def make_examples(attack: Attack, images: Images, poisoned: Poisoned, holdout: Images) -> dict[str, np.ndarray]:
+    """Return example images by name.
 
-    A clean victim has no payload: its first training rows are shown.
+    Returns:
+        The first payload rows `clean`, `planted` (with the training-time trigger) and `triggered` (with the test-time
+        trigger), for a clean victim its first training rows; the `holdout` images, and the same `stamped` with the
+        test-time trigger.
     """
-    rows = torch.nonzero(~poisoned.is_cover)[:SHOWN, 0]
-    clean = images[poisoned.index[rows]] if len(rows) else images[:SHOWN]
+    rows = torch.nonzero(~poisoned.is_cover)[:COUNT, 0]
+    clean = images[poisoned.index[rows]] if len(rows) else images[:COUNT]
     planted = poisoned.images[rows] if len(rows) else clean
     shown = {
         "clean": clean,

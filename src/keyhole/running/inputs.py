@@ -1,4 +1,4 @@
-"""What a defender may look at, from the files of a job."""
+"""Read what a defender may look at from the files of a job."""
 
 import json
 from dataclasses import replace
@@ -17,7 +17,10 @@ __all__ = ["limit_holdout", "load_evidence"]
 def load_evidence(
     model: str, holdout: str, train: str = "", poisoned: str = "", latents: str = "", inversion: str = ""
 ) -> Evidence:
-    """Read the files that there are. Without `train`, the training set has no rows, and images of the model's shape."""
+    """Read the evidence from its files; an empty path leaves its part out.
+
+    Without `train`, the training set has no rows; its images have the shape that the model expects.
+    """
     if train:
         clean = artifacts.load_tensors(train)
         images, labels = artifacts.load(poisoned, Poisoned).apply(clean["images"], clean["labels"])
@@ -37,16 +40,21 @@ def load_evidence(
 
 
 def _load_recovered(path: str) -> Recovered | None:
-    """Read an inverter's answer; None where it failed or recovers no trigger."""
-    found = artifacts.load_tensors(path)
-    if "stamped" not in found:
+    """Read an inverter's answer; None if it failed or recovers no trigger."""
+    inversion = artifacts.load_tensors(path)
+    if "stamped" not in inversion:
         return None
-    target = int(found["anomaly"].argmax())
-    return Recovered(on_device(found["stamped"]), target, bool(found["flagged"][target]))
+    target = int(inversion["anomaly"].argmax())
+    return Recovered(on_device(inversion["stamped"]), target, bool(inversion["flagged"][target]))
 
 
 def limit_holdout(evidence: Evidence, method: Any, entry: str) -> Evidence:
-    """Keep as much of the hold-out as a defense's entry says; nothing of it for a method that is not told of it."""
+    """Keep as many hold-out images as a defense's entry says, all by default; none for a method that gets no hold-out.
+
+    Args:
+        method: the defense; `told` says whether it gets a hold-out.
+        entry: its entry in the configuration.
+    """
     size = json.loads(entry).get("holdout") if "holdout" in method.told else 0
-    kept = slice(None if size is None else size)
-    return replace(evidence, holdout_images=evidence.holdout_images[kept], holdout_labels=evidence.holdout_labels[kept])
+    images, labels = evidence.holdout_images[:size], evidence.holdout_labels[:size]
+    return replace(evidence, holdout_images=images, holdout_labels=labels)

@@ -1,4 +1,7 @@
-"""How like the true trigger an inverter's is. Only a model can compare the two, so it is done beside the inverter."""
+"""Measure how similar an inverter's trigger is to the true one.
+
+Only the victim can compare the two, so the inverter's job does it: the job that scores has no model.
+"""
 
 from typing import cast
 
@@ -15,46 +18,53 @@ __all__ = ["try_triggers"]
 PROBES = 250  # test images that recovered triggers are tried on
 
 
-def try_triggers(found: Inversion, evidence: Evidence, exam: Exam) -> dict[str, Tensor]:
-    """Return an inverter's answer as tensors, and how its recovered triggers work on evenly spaced test images.
+def try_triggers(inversion: Inversion, evidence: Evidence, exam: Exam) -> dict[str, Tensor]:
+    """Return an inverter's answer as tensors, and the effect of its triggers on evenly spaced test images.
 
-    `masks`, `anomaly`, `flagged` as found. Where triggers are recovered: `triggers` (k, c, h, w), the first hold-out
-    image with each class's; `stamped` (m, c, h, w), the hold-out with that of the highest anomaly; `answers` (k, p),
-    predicted on test images of the classes `probed` (p) with each class's trigger; and for a victim with a target
-    class, the first, `true_mask` (h, w), where its trigger changes pixels, and what `_compare` returns.
+    Returns:
+        `masks`, `anomaly`, `flagged`: the answer. If triggers are recovered, also:
+        `triggers` (k, c, h, w): the first hold-out image with the trigger of each class;
+        `stamped` (m, c, h, w): the hold-out images with the trigger of the class with the highest anomaly;
+        `probed` (p): true classes of the test images;
+        `answers` (k, p): classes predicted on them with the trigger of each class.
+        If the attack has target classes, also:
+        `true_mask` (h, w): the pixels that the true trigger changes;
+        what `_compare` says of the true trigger and the one recovered for the first target class.
     """
-    tensors = {"masks": found.masks, "anomaly": found.anomaly, "flagged": found.flagged}
-    if found.stamp is None:
+    tensors = {"masks": inversion.masks, "anomaly": inversion.anomaly, "flagged": inversion.flagged}
+    if inversion.stamp is None:
         return tensors
-    net, classes = cast(Classifier, evidence.net), len(found.anomaly)
-    home = evidence.holdout_images.device
-    labels, images = _thin_out(exam.labels), _thin_out(exam.images).to(home)
-    each = [found.stamp(images, k) for k in range(classes)]
+    net, classes = cast(Classifier, evidence.net), len(inversion.anomaly)
+    device = evidence.holdout_images.device
+    labels, images = _thin_out(exam.labels), _thin_out(exam.images).to(device)
+    each = [inversion.stamp(images, k) for k in range(classes)]
     tensors |= {
-        "triggers": torch.cat([found.stamp(evidence.holdout_images[:1], k) for k in range(classes)]),
-        "stamped": found.stamp(evidence.holdout_images, int(found.anomaly.argmax())),
+        "triggers": torch.cat([inversion.stamp(evidence.holdout_images[:1], k) for k in range(classes)]),
+        "stamped": inversion.stamp(evidence.holdout_images, int(inversion.anomaly.argmax())),
         "answers": torch.stack([predict(net, stamped) for stamped in each]),
         "probed": labels,
     }
     rows, triggered = trigger_rows(exam, classes)
     targets = exam.attack.target_classes(classes)
     if targets and len(rows):
-        clean, true = _thin_out(exam.images[rows]).to(home), _thin_out(triggered).to(home)
+        clean, true = _thin_out(exam.images[rows]).to(device), _thin_out(triggered).to(device)
         tensors["true_mask"] = (clean != true).any(0).any(0)
-        tensors |= _compare(net, clean, true, found.stamp(clean, targets[0]))
+        tensors |= _compare(net, clean, true, inversion.stamp(clean, targets[0]))
     return tensors
 
 
 def _thin_out(rows: Tensor) -> Tensor:
+    """Keep at most `PROBES` evenly spaced rows."""
     return rows[:: max(1, len(rows) // PROBES)][:PROBES]
 
 
 def _compare(net: Classifier, clean: Images, true: Images, recovered: Images) -> dict[str, Tensor]:
-    """Compare the recovered trigger with the true one at the penultimate level, both on the same images.
+    """Compare the features of the recovered and the true trigger on the same images, at the penultimate level.
 
-    `feature_distance`: mean squared distance between the two, over that between the true trigger's and the clean
-    images' (0 = the same features, 1 = as far as no trigger at all). `shift_cosine`: cosine between the mean shifts
-    that the two cause.
+    Returns:
+        `feature_distance`: the mean squared distance between the features of the two, divided by the mean squared
+        distance between the true trigger's features and the clean images' (0 = the same features, 1 = as far from the
+        true trigger as clean images are). `shift_cosine`: the cosine between the mean shifts that the two cause.
     """
     a, b, c = (latents(net, images, ("penultimate",))["penultimate"] for images in (clean, true, recovered))
     distance = (c - b).square().sum(1).mean() / (b - a).square().sum(1).mean()

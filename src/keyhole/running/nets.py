@@ -1,4 +1,4 @@
-"""Networks as files."""
+"""Write networks to files and read them."""
 
 import importlib
 from collections.abc import Mapping
@@ -15,7 +15,12 @@ __all__ = ["load_net", "save_net"]
 
 
 def save_net(path: str | Path, net: Classifier, name: str, shape: tuple[int, ...], facts: Mapping[str, Any]) -> None:
-    """Write a network with what is needed to build it again; `shape` is that of an image."""
+    """Write a network and what is needed to build it again.
+
+    Args:
+        name: its architecture.
+        shape: the shape of an image.
+    """
     artifacts.save_model(path, net, {"architecture": name, "classes": net.head.out_features, "shape": shape, **facts})
 
 

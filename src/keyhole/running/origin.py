@@ -1,4 +1,4 @@
-"""What a row says about its origin: versions, commit, hardware."""
+"""The columns that say where a row comes from: commit, versions, hardware."""
 
 import hashlib
 import platform
@@ -11,15 +11,15 @@ from pathlib import Path
 __all__ = ["commit", "hardware", "origin", "versions"]
 
 PACKAGE = Path(__file__).parents[1]
-LARGEST = 2**20  # bytes that are read of a changed file
+LARGEST = 2**20  # bytes read from a changed file, at most
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "snakemake")
 
 
 @cache
 def commit() -> str:
-    """Return the commit's short hash, with uncommitted changes `+dirty.` and a digest of the files that differ.
+    """Return the commit's short hash, followed by `+dirty.` and a digest of the changed files if there are any.
 
-    `unknown` where git does not track this package.
+    `unknown` if git does not track this package.
     """
     tracked = _git("ls-files", "--error-unmatch", "__init__.py")
     head = _git("rev-parse", "--short", "HEAD").strip()
@@ -30,9 +30,12 @@ def commit() -> str:
 
 
 def _digest(changed: str) -> str:
-    """Return eight hex digits for the files of `git status`: kinds of change, names, sizes and contents.
+    """Return eight hex digits for the changed files: kinds of change, names, sizes and contents.
 
-    Of a large file only the beginning is read: every job asks, and data may lie among the code.
+    Only the beginning of a large file is read, since every job needs this digest and data may lie among the code.
+
+    Args:
+        changed: the output of `git status --porcelain -z`.
     """
     root = Path(_git("rev-parse", "--show-toplevel").rstrip("\n"))
     digest = hashlib.sha256(changed.encode("utf-8", "surrogateescape"))
@@ -46,7 +49,7 @@ def _digest(changed: str) -> str:
 
 
 def _git(*arguments: str) -> str:
-    # without optional locks: many jobs ask at the same time, and `git status` would write the index
+    # without optional locks: many jobs run this at the same time, and `git status` would write the index
     command = ["git", "-C", str(PACKAGE), "--no-optional-locks", *arguments]
     try:
         done = subprocess.run(command, capture_output=True, check=True, timeout=30)
@@ -56,20 +59,24 @@ def _git(*arguments: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of this package and of the libraries whose numbers it reports."""
+    """Return the versions of Python, this package and the libraries that its numbers depend on."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"python": platform.python_version()}
+    numbers = {"python": platform.python_version()}
     for name in ("keyhole", *LIBRARIES):
         try:
-            found[name] = version(name)
+            numbers[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+            numbers[name] = "unknown"
+    return numbers
 
 
 def hardware(import_torch: bool = False) -> str:
-    """Model of the processor, and of the GPU if torch is imported already or may be imported (seconds)."""
+    """Return the model of the processor, and of the GPU if torch is imported.
+
+    Args:
+        import_torch: import torch to ask for the GPU, which takes seconds.
+    """
     if import_torch:
         import torch
     else:
@@ -83,11 +90,11 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # not Linux
         lines = []
-    found = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(found, platform.processor() or platform.machine())
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())
 
 
 def origin() -> dict[str, str]:
-    """The columns that a card carries about where its numbers come from."""
+    """Return the columns of a card that say where its numbers come from."""
     listed: Sequence[str] = [f"{name} {number}" for name, number in versions().items()]
     return {"commit": commit(), "versions": ", ".join(listed), "hardware": hardware()}

@@ -1,4 +1,4 @@
-"""Call a method; where it fails for reasons of its own, say why instead."""
+"""Call a method, and record the reason if it fails."""
 
 import logging
 import resource
@@ -18,16 +18,17 @@ log = logging.getLogger("keyhole")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call returned (None if it failed), and the columns that say how it went."""
+    """The value that a call returned (None if it failed), and the columns that say how the call went."""
 
     value: Any
     facts: dict[str, Any]
 
 
 def attempt(call: Callable[..., Any], *arguments: Any) -> Outcome:
-    """Call a method; a failure becomes facts, so that the table still gets its row.
+    """Call a method; turn a failure into facts, so that the table still gets its row.
 
-    Running out of memory is raised: the scheduler may try again with more.
+    Raises:
+        MemoryError, torch.OutOfMemoryError: memory ran out; the scheduler may try again with more.
     """
     wall, cpu = time.perf_counter(), time.process_time()
     value, status, reason = None, "ok", ""

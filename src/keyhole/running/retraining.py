@@ -1,4 +1,4 @@
-"""Train anew on the rows that a detector keeps; equal sets are trained on once."""
+"""Train again on the rows that a detector keeps; detectors that keep the same rows share one network."""
 
 import hashlib
 from dataclasses import dataclass
@@ -19,26 +19,33 @@ __all__ = ["retrain"]
 
 @dataclass(frozen=True)
 class Shared:
-    """What jobs have in common that may share a network."""
+    """What jobs must have in common to share a network."""
 
     architecture: str
     recipe: Recipe
-    key: tuple[str, ...]  # of the stream that initial weights and batches come from
+    key: tuple[str, ...]  # of the random stream from which initial weights and batches come
     code: str  # the hash of the code that trains
-    folder: str  # of the networks
+    folder: str  # where shared networks are stored
 
 
 def retrain(suspicion: str, model: str, train: str, poisoned: str, shared: Shared) -> Classifier:
-    """Train on the rows that a detector did not flag; read the victim `model` where that is all of them."""
-    kept = ~artifacts.load_tensors(suspicion, "flagged")["flagged"]
-    if kept.all():
+    """Train on the rows that a detector did not flag, or return the victim if it flagged none.
+
+    Args:
+        suspicion: the file of the detector's answer.
+        model: the file of the victim.
+        train: the file of the clean training set.
+        poisoned: the file of the poisoned rows.
+    """
+    is_kept = ~artifacts.load_tensors(suspicion, "flagged")["flagged"]
+    if is_kept.all():
         return load_net(model)
     clean = artifacts.load_tensors(train)
     received = artifacts.load(poisoned, Poisoned).apply(clean["images"], clean["labels"])
-    images, labels = (x[kept] for x in received)
+    images, labels = (x[is_kept] for x in received)
     path = Path(shared.folder, f"{_digest(shared, images, labels)}.safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):  # another detector, or another attack, may keep the same rows
+    with FileLock(f"{path}.lock"):  # the job of another detector or attack may keep the same rows
         if not path.exists():
             stream = rng.stream(*shared.key)
             classes = artifacts.facts(train)["classes"]

@@ -1,4 +1,4 @@
-"""Let a filter screen clean test images, as many triggered ones, and hold-out images that set thresholds."""
+"""Let a filter screen clean test images, as many triggered ones, and the hold-out images that set thresholds."""
 
 from dataclasses import dataclass, replace
 
@@ -19,33 +19,35 @@ __all__ = ["Inputs", "draw", "reserve", "screen"]
 
 @dataclass(frozen=True)
 class Inputs:
-    """A mix of one clean to one triggered image; clean ones only where there is no trigger."""
+    """Clean test images, then the same images with the trigger; only the clean ones if there is no trigger."""
 
     images: Images
     is_triggered: Mask
-    wanted: Int64[Tensor, " t"]  # of the triggered ones
+    wanted: Int64[Tensor, " t"]  # labels that the attacker wants for the triggered images
 
 
 def screen(
-    method: Filter, evidence: Evidence, asked: Inputs, reserved: Images, rng: Generator
+    method: Filter, evidence: Evidence, inputs: Inputs, reserved: Images, rng: Generator
 ) -> tuple[dict[str, Tensor], Outcome]:
-    """Return the filter's answer (nothing where it fails), and how it went.
+    """Let a filter screen the inputs and the reserved hold-out images.
 
-    `scores`, `flagged`, `is_triggered` and `succeeds` (the trigger fools the victim) of the images asked about;
-    `holdout_scores` of the reserved ones.
+    Returns:
+        The filter's answer, without tensors if it fails: `scores`, `flagged`, `is_triggered` and `succeeds` (whether
+        the victim predicts the wanted label) for the inputs, `holdout_scores` for the reserved images. And how the call
+        went.
     """
-    images, n = on_device(asked.images), len(asked.images)
+    images, n = on_device(inputs.images), len(inputs.images)
     outcome = attempt_and_count(method.screen, evidence, torch.cat([images, reserved]), rng)
     if outcome.value is None:
         return {}, outcome
     suspicion: Suspicion = outcome.value
     succeeds = torch.zeros(n, dtype=torch.bool)
-    if asked.is_triggered.any():
-        succeeds[asked.is_triggered] = predict(evidence.net, images[asked.is_triggered]).cpu() == asked.wanted
+    if inputs.is_triggered.any():
+        succeeds[inputs.is_triggered] = predict(evidence.net, images[inputs.is_triggered]).cpu() == inputs.wanted
     tensors = {
         "scores": suspicion.scores[:n],
         "flagged": suspicion.flagged[:n],
-        "is_triggered": asked.is_triggered,
+        "is_triggered": inputs.is_triggered,
         "succeeds": succeeds,
         "holdout_scores": suspicion.scores[n:],
     }
@@ -53,7 +55,10 @@ def screen(
 
 
 def draw(exam: Exam, classes: int, count: int, rng: Generator) -> Inputs:
-    """Draw `count` test images that the trigger would change, clean and triggered; fewer if there are not so many."""
+    """Draw up to `count` test images on which ASR is measured, and add the same images with the trigger.
+
+    If there are none, as for an attack without a trigger, draw clean images from the whole test set.
+    """
     rows, triggered = trigger_rows(exam, classes)
     sources = rows if len(rows) else torch.arange(len(exam.labels))
     chosen = torch.randperm(len(sources), generator=rng)[:count]
@@ -65,9 +70,13 @@ def draw(exam: Exam, classes: int, count: int, rng: Generator) -> Inputs:
 
 
 def reserve(evidence: Evidence, count: int, rng: Generator) -> tuple[Evidence, Images]:
-    """Take `count` hold-out images (a quarter at most) out of the evidence; return what is left, and these."""
+    """Set up to `count` hold-out images aside, at most a quarter of them.
+
+    Returns:
+        The evidence without these images, and the images.
+    """
     order = torch.randperm(len(evidence.holdout_labels), generator=rng).to(evidence.holdout_images.device)
     spare = min(count, len(order) // 4)
-    own = order[spare:]
-    rest = replace(evidence, holdout_images=evidence.holdout_images[own], holdout_labels=evidence.holdout_labels[own])
+    left = order[spare:]
+    rest = replace(evidence, holdout_images=evidence.holdout_images[left], holdout_labels=evidence.holdout_labels[left])
     return rest, evidence.holdout_images[order[:spare]]

@@ -1,4 +1,4 @@
-"""What a job does first: use its threads and its log, find its device, build its method."""
+"""The first steps of a job: set its threads and its log, choose its device, build its method."""
 
 import dataclasses
 import json
@@ -15,22 +15,28 @@ __all__ = ["begin", "instantiate", "on_device"]
 
 
 def begin(threads: int, log_file: str, rule: str) -> None:
-    """Use as many threads as the rule asked for, and write progress to its log."""
+    """Use the number of threads that the rule asked for, and write progress to the rule's log."""
     torch.set_num_threads(threads)
     logging.basicConfig(filename=log_file, filemode="w", level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("keyhole").info("rule %s", rule)
 
 
 def on_device(value: Any) -> Any:
-    """Move a tensor or a network to the GPU where there is one."""
+    """Move a tensor or a network to the GPU if there is one."""
     return value.to("cuda") if torch.cuda.is_available() else value
 
 
 def instantiate(role: str, entry: str, truth: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, str]]:
-    """Build the method of a configuration entry (its canonical JSON); return it with the columns that describe it.
+    """Build the method of a configuration entry.
 
-    The word `oracle` is replaced by the truth (parameter name -> value) here and nowhere else. The columns: `told`;
-    `method` and `parameters` (JSON, with all defaults and `oracle` as configured), from which it can be built again.
+    Args:
+        role: the section of the configuration, such as `detectors`.
+        entry: the entry as canonical JSON.
+        truth: parameter name -> the value that replaces the word `oracle`. It is replaced here and nowhere else.
+
+    Returns:
+        The method, and the columns that describe it: `told`, and `method` and `parameters` (JSON with all defaults, and
+        `oracle` as configured), from which the method can be built again.
     """
     described = json.loads(entry)
     configured = described["parameters"]
@@ -43,7 +49,7 @@ def instantiate(role: str, entry: str, truth: Mapping[str, Any] | None = None) -
 
 
 def _parameters(method: Any) -> dict[str, Any]:
-    """Return all parameters of a method; for an attack that wraps another, those of the other under `base`."""
+    """Return all parameters of a method; `base` holds the parameters of the attack that it wraps."""
     values = {field.name: getattr(method, field.name) for field in dataclasses.fields(method) if field.init}
     if "base" in values:
         base = method.inner

@@ -1,4 +1,4 @@
-"""Data sets as tensors, checked: what is poisoned, what is scored, what the defender owns."""
+"""Turn data sets into checked tensors, and split them: training set, test set, the defender's hold-out."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ __all__ = ["HeldOut", "Splits", "cut_holdout", "load"]
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set in Keyhole's form; train and test images have one shape, labels run 0..k-1."""
+    """A data set as tensors; training and test images have one shape, labels are 0..k-1."""
 
     train_images: Images
     train_labels: Labels
@@ -28,18 +28,18 @@ class Splits:
 
 @dataclass(frozen=True)
 class HeldOut(Splits):
-    """A data set whose rows are dealt out: what is poisoned, what is scored, what the defender owns."""
+    """A data set with a hold-out: the attacker poisons the training set, models are scored on the test set."""
 
     holdout_images: UInt8[Tensor, "m c h w"]
     holdout_labels: Int64[Tensor, " m"]
 
 
 def load(dataset: Dataset, data_dir: str | Path | None = None) -> Splits:
-    """A data set, checked, with its `subset` drawn.
+    """Read a data set, check it, and draw its `subset`.
 
     Raises:
-        DataError: the data cannot be had, or have another type, shape or labels than they should.
-        ValueError: `subset` asks for more rows than there are, or leaves a class without any.
+        DataError: the data are missing, or have the wrong type, shape or labels.
+        ValueError: `subset` is larger than the training set, or leaves a class without rows.
     """
     arrays = dataset.read(data_root(data_dir))
     images, labels = _tensors(arrays.x_train, arrays.y_train, f"{dataset.name}, training set")
@@ -49,39 +49,43 @@ def load(dataset: Dataset, data_dir: str | Path | None = None) -> Splits:
         shapes = f"{tuple(images.shape[1:])} and {tuple(test_images.shape[1:])}"
         raise DataError(f"{dataset.name}: expected training and test images of one shape, got {shapes} (c, h, w)")
     if test_labels.min() < 0 or test_labels.max() >= len(counts):
-        found = f"{int(test_labels.min())}..{int(test_labels.max())}"
-        raise DataError(f"{dataset.name}: expected test labels within 0..{len(counts) - 1}, got {found}")
-    kept = dataset.kept(counts)
-    if sum(kept) < len(labels):
-        rows = streams.stratified(labels, kept, streams.stream("subset", dataset.name)).sort().values
+        extent = f"{int(test_labels.min())}..{int(test_labels.max())}"
+        raise DataError(f"{dataset.name}: expected test labels within 0..{len(counts) - 1}, got {extent}")
+    sizes = dataset.subset_sizes(counts)
+    if sum(sizes) < len(labels):
+        rows = streams.stratified(labels, sizes, streams.stream("subset", dataset.name)).sort().values
         images, labels = images[rows], labels[rows]
     return Splits(images, labels, test_images, test_labels)
 
 
 def cut_holdout(splits: Splits, source: Literal["train", "test"], size: int, rng: Generator) -> HeldOut:
-    """Set `size` clean images aside for the defender, of every class its share, in random order.
+    """Set `size` clean images aside for the defender, the same fraction of each class, in random order.
 
-    They leave the training set (before it is poisoned), or, as in Qi et al.'s code, the scored test set. Differs from
-    that code: it draws without regard to class. The rows that stay keep their order.
+    They are taken from the training set before it is poisoned or, as in Qi et al.'s code, from the test set, which is
+    scored without them. The remaining rows keep their order.
+
+    Differs from Qi et al.'s code: it draws the images regardless of their class.
 
     Raises:
-        ValueError: nothing would be left to train or score on.
+        ValueError: no rows would be left to train or score on.
     """
     images, labels = getattr(splits, f"{source}_images"), getattr(splits, f"{source}_labels")
     if not 0 <= size < len(labels):
         raise ValueError(f"expected holdout within 0..{len(labels) - 1} ({len(labels)} {source} rows), got {size}")
     rows = streams.stratified(labels, apportion(torch.bincount(labels).tolist(), size), rng)
-    left = torch.ones(len(labels), dtype=torch.bool)
-    left[rows] = False
+    stays = torch.ones(len(labels), dtype=torch.bool)
+    stays[rows] = False
     if source == "test":
-        return HeldOut(splits.train_images, splits.train_labels, images[left], labels[left], images[rows], labels[rows])
-    remaining = torch.bincount(labels[left], minlength=int(labels.max()) + 1)
+        return HeldOut(
+            splits.train_images, splits.train_labels, images[stays], labels[stays], images[rows], labels[rows]
+        )
+    remaining = torch.bincount(labels[stays], minlength=int(labels.max()) + 1)
     if not remaining.all():
         raise ValueError(
             f"expected holdout to leave training rows of every class, got {size} of {len(labels)} rows, which leaves "
             f"class {int(remaining.argmin())} without any"
         )
-    return HeldOut(images[left], labels[left], splits.test_images, splits.test_labels, images[rows], labels[rows])
+    return HeldOut(images[stays], labels[stays], splits.test_images, splits.test_labels, images[rows], labels[rows])
 
 
 def _tensors(images: np.ndarray, labels: np.ndarray, where: str) -> tuple[Images, Labels]:

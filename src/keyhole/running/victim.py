@@ -1,4 +1,4 @@
-"""Train a victim as its attacker lets it be trained."""
+"""Train a victim, by the recipe or by an attacker who controls training."""
 
 from typing import Any, cast
 
@@ -23,13 +23,14 @@ def train_victim(
     recipe: Recipe,
     rng: Generator,
 ) -> dict[str, Tensor]:
-    """Train `net` in place on the poisoned set, or let an attacker who controls training do it.
+    """Train `net` in place on the poisoned set, or let an attacker who controls training do so.
 
     Args:
-        images: the clean training set, with `labels`.
+        images: the images of the clean training set.
+        labels: their labels.
 
     Returns:
-        Tensors that the attacker learned with the victim, to be given back through `Attack.equipped`.
+        Tensors that the attacker learned with the victim; `Attack.equipped` gives them back to the attack.
     """
     if attack.controls == "training":
         return cast(Any, attack).train(net, on_device(images), on_device(labels), poisoned, recipe, rng)
