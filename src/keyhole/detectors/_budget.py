@@ -14,7 +14,7 @@ def class_budget(assumed_rate: float, n: int, size: int) -> int:
 
     This is the budget of Qi et al. 2023. As in their code, a rate of 0 (the truth about a clean set) is read as 0.01.
     """
-    # the small term: 1.5 * 0.003 * 50,000 is 225 only up to rounding
+    # 1e-6, since 1.5 * 0.003 * 50,000 is 225 only up to rounding
     return min(math.floor(1.5 * (assumed_rate or 0.01) * n + 1e-6), size // 2)
 
 

@@ -54,18 +54,10 @@ class ConfusionTraining(Detector):
     told: ClassVar[frozenset[Told]] = frozenset({"holdout"})
 
     clean_images: Count = 2000  # hold-out images, at most
-    ratios: tuple[Fraction, ...] = (
-        1 / 2,
-        1 / 5,
-        1 / 25,
-        1 / 50,
-        1 / 100,
-    )  # share of all rows kept after each round but the last
+    ratios: tuple[Fraction, ...] = (1 / 2, 1 / 5, 1 / 25, 1 / 50, 1 / 100)  # rows kept after each round but the last
     pretrain_epochs: tuple[Natural, ...] = (100, 100, 40, 40, 40, 40)  # for each round, on the kept rows
     pretrain_rate: Positive = 0.01
-    optimizer: Literal["sgd", "adamw"] = (
-        "sgd"  # for pretraining: SGD at a constant rate, AdamW at a rate that falls to 0
-    )
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # for pretraining; SGD's rate is constant, AdamW's falls to 0
     iterations: tuple[Natural, ...] = (6000, 6000, 6000, 6000, 2000, 2000)  # confused batches in each round
     learning_rates: tuple[Positive, ...] = (0.001, 0.001, 0.001, 0.01, 0.01, 0.01)  # for confusion, with SGD
     penalties: tuple[NonNegative, ...] = (20.0, 20.0, 20.0, 30.0, 30.0, 15.0)  # λ: confused rows weigh λ - 1 to 1

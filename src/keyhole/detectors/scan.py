@@ -7,8 +7,8 @@ is twice its log-likelihood ratio between the two components.
 Differs from the released code: The mean under "one component" is the posterior mean of the EM step; the released code
 omits a factor and shrinks with the class size. The anomaly index is one-sided, so an unusually tight class is no alarm.
 The threshold is e^2. `variant="released"` gives the released code's version of all three, as Qi et al. 2023 run it,
-with threshold e. In both, the first split is at the mean along the first principal axis, not random, and EM stops at a
-relative change.
+with threshold e. In both variants, the first split is at the mean along the first principal axis, not random, and EM
+stops at a relative change.
 
 Checked against: a NumPy version with explicit inverses and loops.
 """
@@ -80,7 +80,7 @@ def untangle(
         inspected: number of inspected rows.
 
     Returns:
-        The statistic J_k of the class and, for each inspected row, its score and whether it is in the suspect component.
+        The statistic J_k of the class; for each inspected row, its score and whether its component is suspect.
     """
     second = split(y)
     if second.all() or not second.any():

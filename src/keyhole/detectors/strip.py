@@ -4,7 +4,7 @@ Idea: A row with a trigger keeps its prediction whatever image is laid over it, 
 hold-out overlays is suspicious. The score is the threshold minus the row's entropy, in bits; about `fpr` of the clean
 rows are flagged by construction.
 
-Differs from the paper: It screens the training set, not inputs at test time, as Qi et al. 2023 do. Images are mixed
+Differs from the paper: As in Qi et al. 2023, it screens the training set, not inputs at test time. Images are mixed
 half and half, as in the paper.
 
 Differs from the released code: Qi et al.'s code adds the images after normalization, without averaging;

@@ -1,7 +1,7 @@
 """Subspace reconstruction (described by Xia et al., 2022, ML-MMDR): distance from the subspace of clean latents.
 
-Idea: The clean latents of a class lie near a subspace; rows that it reconstructs badly are suspicious. The score is |(I
-- V V') (x - m)|^2, with m the mean and V the principal axes of the clean latents of the row's label.
+Idea: The clean latents of a class lie near a subspace; rows that it reconstructs badly are suspicious. The score is
+|(I - V V') (x - m)|^2, with m the mean and V the principal axes of the clean latents of the row's label.
 
 Differs from the paper: Xia et al., whose attack evades this detector and two others, name the method but publish
 neither its formula nor its hyper-parameters, so both are our reading. V explains the share `explained` of the variance.
