@@ -4,7 +4,7 @@ Severities 1 to 5 have the constants of CIFAR-10-C. Lengths in pixels grow with 
 pixels. Random fields have the size of one image and are shared by all images of a call, so that no image's result
 depends on which other images are corrupted with it. Images may have any number of channels and any size from 2x2 on.
 
-Differs from the released code (that of CIFAR-10-C):
+Differs from the code of CIFAR-10-C:
 - shot noise is normal with the variance of Poisson noise, rounded to whole photons;
 - glass blur copies pixels from neighbors all at once, where the original swaps them one after the other;
 - motion blur draws its half Gaussian on an exact line, where ImageMagick rounds to pixels;

@@ -1,14 +1,14 @@
 """The steps of BTI-DBF (Xu et al., 2024, https://openreview.net/forum?id=Tw9wemV6cb), shared by its three methods.
 
-Idea: A mask over the map before pooling keeps the features that classify clean images. A generator then changes the
-other features while it leaves the image and the masked features almost as they were; what it writes serves as the
-trigger.
+A mask over the map before pooling keeps the features that classify clean images. A generator then changes the other
+features while it leaves the image and the masked features almost as they were; what it writes serves as the trigger.
 
-Differs from the released code: Image distances are mean squared differences of images of 0..1 in units of STD², the
-units of the released bounds. Feature distances are in units of the variance of the network's maps over the hold-out, so
-that one bound fits every network. The mask is fitted to the network's predictions, not to the labels. The authors'
-hold-out was training data, on which the two agree; elsewhere, labels let the images that the network gets wrong reward
-a mask that shrinks the maps.
+Image distances are mean squared differences of images of 0..1 in units of STD², the units of the released bounds.
+Feature distances are in units of the variance of the network's maps over the hold-out, so that one bound fits every
+network.
+
+The mask is fitted to the network's predictions, not to the labels. The authors' hold-out was training data, on which
+the two agree. On other data, images that the network gets wrong would reward a mask that shrinks the maps.
 """
 
 from collections.abc import Callable, Iterator

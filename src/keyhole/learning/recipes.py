@@ -22,7 +22,7 @@ class Recipe(Checked):
     learning_rate: Positive  # the highest during training
     weight_decay: NonNegative  # adamw: on weights only; sgd: on all parameters, as in the papers
     schedule: Literal["steps", "linear"]  # steps: x 0.1 at each milestone; linear: down to 0
-    warmup: Fraction = 0.0  # share of all steps in which the rate rises, from 20 %
+    warmup: Fraction = 0.0  # share of all steps in which the rate rises, from 20 % of it
     milestones: tuple[Fraction, ...] = ()  # fractions of all epochs
     flip: bool = True  # mirror half the images; ignored if mirroring changes a data set's labels
     pad: Natural = 0  # pixels added on each side before a random crop

@@ -71,7 +71,7 @@ class Classifier(nn.Module):
 
 
 def he_initialize(net: Classifier) -> Classifier:
-    """Draw the convolutions of `net` as in He et al. 2015, eq. 14 (https://arxiv.org/abs/1502.01852)."""
+    """Draw the convolutions of `net` as in He et al. 2015, eq. 14 (https://arxiv.org/abs/1502.01852); return `net`."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -3,10 +3,9 @@
 Idea: A frozen whitening stem decorrelates patches of the image, so that three shallow groups of convolutions learn
 quickly. Pooling rounds up, so that no border is cut off; triggers are often there.
 
-Differs from the paper: That of Keller Jordan's CIFAR-10 speed runs ("94% on CIFAR-10 in 3.29 seconds") describes the
-network from which this one descends. Here, patches are 4x4 at stride 2, with 24 filters and their negatives; widths are
-32, 64, 64; batch normalization has a learned scale; the head reads all of the last 2x2 map instead of its maximum;
-logits are not scaled.
+Differs from the paper: The network descends from that of Keller Jordan's CIFAR-10 speed runs ("94% on CIFAR-10 in 3.29
+seconds"). Patches are 4x4 at stride 2, with 24 filters and their negatives. Widths are 32, 64, 64. Batch normalization
+has a learned scale. The head reads all of the last 2x2 map instead of its maximum. Logits are not scaled.
 
 Checked against: the whitening in float64 NumPy.
 

@@ -1,7 +1,7 @@
-"""MobileNet-V2 (Sandler, Howard, Zhu, Zhmoginov, Chen, 2018, https://arxiv.org/abs/1801.04381, table 2): inverted residuals.
+"""MobileNet-V2 (Sandler, Howard, Zhu, Zhmoginov, Chen, 2018, https://arxiv.org/abs/1801.04381): inverted residuals.
 
-Idea: A block expands the channels by a 1x1 convolution, convolves each channel separately, and projects by a 1x1
-convolution without a ReLU.
+Idea: The network is that of the paper's table 2. A block expands the channels by a 1x1 convolution, convolves each
+channel separately, and projects by a 1x1 convolution without a ReLU.
 
 Differs from the paper: The stem and the 24-channel blocks have stride 1, as is common on 32x32 images, so that these
 end at 4x4. There is no dropout (torchvision: 0.2), since it would draw from torch's global generator.
@@ -19,7 +19,7 @@ __all__ = ["build"]
 
 
 def build(classes: int, shape: tuple[int, int, int]) -> Classifier:
-    """Build a network with a level of 24, 32, 96 and 1280 channels per resolution, then the average over pixels."""
+    """Build a network with a level per resolution, of 24, 32, 96 and 1280 channels, then the average over pixels."""
     channels = shape[0]
     stages = {
         "stage1": nn.Sequential(

@@ -1,7 +1,8 @@
-"""VGG-11 with batch normalization (Simonyan and Zisserman, 2015, https://arxiv.org/abs/1409.1556): column A of its table 1.
+"""VGG-11 with batch normalization (Simonyan and Zisserman, 2015, https://arxiv.org/abs/1409.1556): column A.
 
-Idea: Five stages of 3x3 convolutions, with max-pooling before each but the first. The level of a stage is its last
-ReLU, before pooling: on 32x32 images 256x8x8 (stage3), 512x4x4 (stage4), 512x2x2 (stage5).
+Idea: The network of column A in the paper's table 1 has five stages of 3x3 convolutions, with max-pooling before each
+but the first. The level of a stage is its last ReLU, before pooling: on 32x32 images 256x8x8 (stage3), 512x4x4
+(stage4), 512x2x2 (stage5).
 
 Differs from the paper: Convolutions are followed by batch normalization. One linear layer on the average over pixels
 replaces three layers. Initialization is He's. Pooling rounds up, so that 16x16 images keep a pixel and no border is cut

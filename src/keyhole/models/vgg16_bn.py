@@ -1,6 +1,6 @@
-"""VGG-16 with batch normalization (Simonyan and Zisserman, 2015, https://arxiv.org/abs/1409.1556): column D of its table 1.
+"""VGG-16 with batch normalization (Simonyan and Zisserman, 2015, https://arxiv.org/abs/1409.1556): column D.
 
-Idea: Thirteen 3x3 convolutions in five stages.
+Idea: The network of column D in the paper's table 1 has thirteen 3x3 convolutions in five stages.
 
 Differs from the paper: The differences are those of `vgg11_bn`.
 
