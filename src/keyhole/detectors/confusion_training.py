@@ -210,7 +210,7 @@ def class_weights(labels: Labels, k: int) -> Float[Tensor, " k"]:
 def combine_losses(
     losses: Float[Tensor, " b"], labels: Labels, confused: int, weights: Float[Tensor, " k"], penalty: float
 ) -> Float[Tensor, ""]:
-    """Return the loss of a batch whose first `confused` rows are labeled wrongly."""
+    """Return the weighted loss of a batch whose first `confused` rows have wrong labels, the others those received."""
     confusion, rest = losses[:confused].mean(), losses[confused:]
     if len(rest) == 0:
         return confusion

@@ -122,7 +122,7 @@ def inverse_root(covariance: Float[Tensor, "k k"], floor: float) -> Float[Tensor
 def robust_rows(z: Float[Tensor, "c k"], payload: float) -> Bool[Tensor, " c"]:
     """Mark the rows that the robust covariance filter (Diakonikolas et al. 2017) keeps.
 
-    It drops at most twice the payload.
+    It drops at most twice the assumed number of payload rows.
     """
     left = torch.arange(len(z), device=z.device)
     may_drop = math.floor(2 * payload + 1e-6)

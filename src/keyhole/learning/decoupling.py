@@ -50,7 +50,7 @@ class Writer(nn.Module):
         return (x + self.net(x)).clamp(0, 1)
 
     def stamp(self, images: Images) -> Images:
-        """Return images of 0..255 with what the generator writes, which does not depend on a class."""
+        """Return images of 0..255 with what the generator writes, which is the same for every target class."""
         device = device_of(self)
         return torch.cat([apply_to_images(self, part.to(device)).to(images.device) for part in images.split(4096)])
 

@@ -77,9 +77,9 @@ def neurons(net: nn.Module) -> dict[str, nn.BatchNorm2d]:
 
 def deepest_level(levels: Sequence[Tensor], judge: Callable[[Tensor], float], least: float) -> Tensor | None:
     """Return the last of ever deeper pruning levels before accuracy falls below `least`; None if the first does."""
-    kept = None
+    deepest = None
     for level in levels:
         if judge(level) < least - 1e-9:
             break
-        kept = level
-    return kept
+        deepest = level
+    return deepest
