@@ -87,7 +87,7 @@ def test_the_class_with_the_highest_ratio_has_the_lower_bar(monkeypatch):
     monkeypatch.setattr(ct, "likelihood_ratio", lambda x, fitted: next(ratios))
     labels, fitted = torch.arange(9) % 3, torch.ones(9, dtype=torch.bool)
     for infected in ([False, True, False], [True, False, True], [False, False, False]):
-        answer = ConfusionTraining().infected(torch.zeros(9, 2), labels, fitted)
+        answer = ConfusionTraining().find_infected(torch.zeros(9, 2), labels, fitted)
         assert answer[:3].tolist() == infected
 
 
@@ -122,7 +122,7 @@ def test_fresh_weights_forget_the_victim_but_keep_its_whitening_and_normalizatio
 
 
 def test_schedules_of_unequal_length_are_refused():
-    with pytest.raises(ValueError, match="expected 6 values of iterations"):
+    with pytest.raises(ValueError, match="iterations: expected 6 values"):
         ConfusionTraining(iterations=(100, 100))
 
 

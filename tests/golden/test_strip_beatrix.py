@@ -253,8 +253,19 @@ def test_a_channel_that_only_payload_wakes_is_kept_and_one_that_never_varies_is_
 
     net = Classifier({"maps": Woken(), "penultimate": nn.Sequential(nn.AdaptiveAvgPool2d(1))}, nn.Linear(1, 1), 3)
     changed = replace(evidence, net=net)
-    assert beatrix.varying(net, "maps", changed.holdout_images, changed.images).tolist() == [0, 1, 2, 3, 4]
-    assert beatrix.varying(net, "maps", changed.holdout_images, changed.images[~truth]).tolist() == [0, 1, 2, 3]
+    assert beatrix.find_varying_channels(net, "maps", changed.holdout_images, changed.images).tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
+    assert beatrix.find_varying_channels(net, "maps", changed.holdout_images, changed.images[~truth]).tolist() == [
+        0,
+        1,
+        2,
+        3,
+    ]
     found = Beatrix(map_level="maps").detect(changed, stream("b"))
     assert found.scores.isfinite().all()
     assert roc_auc_score(truth, found.scores) == 1
@@ -272,9 +283,9 @@ def test_bounds_and_thresholds_do_not_depend_on_the_scored_rows():
 
 def test_beatrix_reads_what_enters_the_last_stage_of_maps():
     evidence, _ = case(holdout=20, count=10)
-    assert beatrix.entering_last_stage(evidence.net, evidence.images[:1]) == "maps"
+    assert beatrix.default_map_level(evidence.net, evidence.images[:1]) == "maps"
     stages = {"one": Maps(), "two": nn.ReLU(), "three": nn.ReLU(), "penultimate": nn.Flatten()}
-    assert beatrix.entering_last_stage(Classifier(stages, nn.Linear(1, 1), 3), evidence.images[:1]) == "two"
+    assert beatrix.default_map_level(Classifier(stages, nn.Linear(1, 1), 3), evidence.images[:1]) == "two"
     with pytest.raises(ValueError, match="map_level among maps, penultimate, got stage9"):
         Beatrix(map_level="stage9").detect(evidence, stream("b"))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Detectors: which rows of the training set are suspicious. One method a file."""
+"""Detectors: methods that decide which rows of the training set are suspicious. One method per file."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ __all__ = ["Detector"]
 
 @dataclass(frozen=True, kw_only=True)
 class Detector(Checked, ABC):
-    """Write `detect`."""
+    """A method that scores and flags training rows; a subclass writes `detect`."""
 
     told: ClassVar[frozenset[Told]] = frozenset()
-    looks_at: ClassVar[Literal["latents", "outputs", "images", "training", "nothing"]] = "latents"  # beside labels
-    long: ClassVar[bool] = False  # trains, or screens every row many times: gets a job of its own
+    looks_at: ClassVar[Literal["latents", "outputs", "images", "training", "nothing"]] = "latents"  # besides labels
+    long: ClassVar[bool] = False  # trains, or screens every row many times, so it gets a job of its own
 
     @abstractmethod
     def detect(self, evidence: Evidence, rng: Generator) -> Suspicion:
-        """A score and a decision for every training row."""
+        """Return a score and a decision for every training row."""

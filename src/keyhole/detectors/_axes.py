@@ -1,4 +1,4 @@
-"""Along which axes the latents of a class vary, and to which of two centers a row is nearer."""
+"""Principal axes of a class's latents, and which of two centers a row is nearer to."""
 
 import torch
 from jaxtyping import Float
@@ -10,16 +10,18 @@ __all__ = ["axes_of_variation", "nearness", "principal_axes"]
 def principal_axes(x: Float[Tensor, "c d"], count: int) -> Float[Tensor, "d r"]:
     """Return at most `count` principal axes, largest variance first; fewer (or none) where the rank is lower.
 
-    From the d x d scatter matrix: several times faster than an SVD of the rows, with the same ranking.
+    They come from the d x d scatter matrix, which is several times faster than an SVD of the rows and gives the same
+    ranking.
     """
     centered = x - x.mean(0)
     return axes_of_variation(centered.mT @ centered, float(x.square().sum()))[:, :count]
 
 
 def axes_of_variation(scatter: Float[Tensor, "d d"], size: float) -> Float[Tensor, "d r"]:
-    """Return the eigenvectors of a scatter matrix with more than rounding noise, largest eigenvalue first.
+    """Return the eigenvectors whose eigenvalues exceed rounding noise, largest eigenvalue first.
 
-    `size` is the sum of squares before centering: constant features leave a little of it.
+    `size` is the sum of squares before centering: after centering, constant features leave rounding noise in proportion
+    to it.
     """
     values, vectors = torch.linalg.eigh(scatter)
     floor = max(1e-10 * float(values.max()), 1e-20 * size) if len(values) else 0.0

@@ -1,4 +1,4 @@
-"""How many rows a detector flags where it has no threshold of its own, and which these are."""
+"""How many rows, and which, a detector flags if its method defines no threshold."""
 
 import math
 
@@ -10,16 +10,16 @@ __all__ = ["class_budget", "highest"]
 
 
 def class_budget(assumed_rate: float, n: int, size: int) -> int:
-    """Return how many rows to flag in a class of `size` rows: 1.5 times the assumed payload, at most half.
+    """Return how many rows to flag in a class of `size` rows: 1.5 times the assumed payload, at most half the class.
 
-    Qi et al. 2023 do so. As in their code, a rate of 0 (the truth about a clean set) is read as 0.01.
+    This is the budget of Qi et al. 2023. As in their code, a rate of 0 (the truth about a clean set) is read as 0.01.
     """
-    # 1.5 * 0.003 * 50,000 is 225 only up to rounding
+    # 1e-6, since 1.5 * 0.003 * 50,000 is 225 only up to rounding
     return min(math.floor(1.5 * (assumed_rate or 0.01) * n + 1e-6), size // 2)
 
 
 def highest(scores: Float[Tensor, " c"], count: int) -> Bool[Tensor, " c"]:
-    """Mark exactly the `count` highest scores."""
+    """Mark the `count` highest scores, and no more where scores are tied."""
     chosen = torch.zeros_like(scores, dtype=torch.bool)
     chosen[scores.topk(count).indices] = True
     return chosen

@@ -1,4 +1,4 @@
-"""A detector that scores rows by their distance from the clean rows of their label; the method says which distance."""
+"""The common part of detectors that score a row by its distance from the clean rows of its label."""
 
 from collections.abc import Callable
 
@@ -12,8 +12,8 @@ from keyhole.types import Evidence, Labels, Suspicion
 
 __all__ = ["Centered", "Distance", "halve_classes", "score_by_clean_distance"]
 
-Centered = Float[Tensor, "c d"]  # latents of one label around their class's clean mean, float64
-Distance = Callable[[int, Centered], Float[Tensor, " c"]]  # of centered rows of a label
+Centered = Float[Tensor, "c d"]  # latents of one label minus the clean mean of that label, float64
+Distance = Callable[[int, Centered], Float[Tensor, " c"]]  # from a label and its centered rows
 
 
 def score_by_clean_distance(
@@ -21,19 +21,23 @@ def score_by_clean_distance(
 ) -> Suspicion:
     """Score training rows by their distance from the clean rows of their label.
 
-    Half of the hold-out gives each class its mean and `fit` its centered rows by label. The other half's distances set
-    the threshold, since those of the first are too small. A label without hold-out rows has the median of its training
-    rows as mean.
+    The first half of the hold-out gives the mean of each class; its centered rows, by label, go to `fit`, which returns
+    the distance. The threshold is a quantile of the second half's distances, since those of the first half are too
+    small. A label without hold-out rows takes the median of its training rows as its mean.
+
+    Args:
+        fpr: share of clean rows above the threshold.
 
     Raises:
-        ValueError: the hold-out has no class with two images.
+        ValueError: no class has two hold-out images.
     """
     latents = level_latents(evidence, level)
     clean_labels = evidence.holdout_labels.to(latents.device)
     first, second = halve_classes(clean_labels, rng)
     if len(second) == 0:
         raise ValueError(
-            f"expected two hold-out images of a class (config key `holdout`), got {len(first)} of different classes"
+            "expected at least two hold-out images of one class (config key `holdout`), "
+            f"got {len(first)} images, each of a different class"
         )
     clean = training.latents(evidence.frozen(), evidence.holdout_images, (level,))[level].to(latents)
     means, centered = {}, {}
@@ -53,7 +57,7 @@ def score_by_clean_distance(
 
 
 def halve_classes(labels: Labels, rng: Generator) -> tuple[Int64[Tensor, " first"], Int64[Tensor, " second"]]:
-    """Cut each class in two at random; the first half has the odd row."""
+    """Split each class in two at random; of an odd number of rows the first half gets one more."""
     order = torch.randperm(len(labels), generator=rng).to(labels.device)
     order = order[labels[order].argsort(stable=True)]
     ranks = torch.arange(len(labels), device=labels.device)

@@ -1,4 +1,4 @@
-"""The latents that a detector looks at, class by class."""
+"""Read the training set's latents, whole or class by class."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,7 @@ def level_latents(evidence: Evidence, level: str) -> Float[Tensor, "n d"]:
     """Return the training set's latents at `level`.
 
     Raises:
-        ValueError: the evidence has no such level, or its latents are not finite.
+        ValueError: the evidence has no such level, or the latents are not finite.
     """
     if level not in evidence.latents:
         raise ValueError(f"expected level among {', '.join(evidence.latents)}, got {level}")
@@ -27,7 +27,10 @@ def level_latents(evidence: Evidence, level: str) -> Float[Tensor, "n d"]:
 
 
 def latents_by_class(latents: Float[Tensor, "n d"], labels: Labels) -> Iterator[tuple[int, Rows, Float[Tensor, "c d"]]]:
-    """Yield each label that occurs, its rows, and their latents in float64 (a covariance loses half the digits)."""
+    """Yield each label that occurs, its rows, and their latents.
+
+    The latents are float64, since a covariance loses half the digits.
+    """
     labels = labels.to(latents.device)
     for label in labels.unique().tolist():
         rows = torch.nonzero(labels == label).squeeze(1)

@@ -1,10 +1,13 @@
-"""Activation Clustering (Chen et al., 2018, https://arxiv.org/abs/1811.03728).
+"""Activation Clustering (Chen et al., 2018, https://arxiv.org/abs/1811.03728): cluster the latents of each class.
 
-A class that holds payload falls into two clusters of unequal size, a clean one is cut in two halves.
-Differs from the paper: principal instead of independent components, and of its three tests only relative size, as
-Qi et al. 2023 run it (their silhouette test is commented out).
-The paper has no score of a row; ours is its place between the two centers (1 at the smaller cluster's, -1 at the
-other's), times 1 - 2 (share of the smaller cluster), so that rows of evenly cut classes rank in the middle.
+Idea: A class that holds payload falls into two clusters of unequal size; a clean class falls into two of about equal
+size. So the smaller of two clusters is suspicious if it is small enough.
+
+Differs from the paper: It projects on principal instead of independent components. Of the paper's three tests only
+relative size is used, as Qi et al. 2023 run it (their silhouette test is commented out). The paper has no score for a
+row; here it is the row's place between the two centers (1 at the center of the smaller cluster, -1 at the other one)
+times 1 - 2 (share of the smaller cluster), so that rows of evenly split classes rank in the middle.
+
 Checked against: scikit-learn's PCA and KMeans.
 """
 
@@ -27,10 +30,9 @@ __all__ = ["ActivationClustering"]
 class ActivationClustering(Detector):
     level: Level = "penultimate"
     dims: Count = 10  # principal components
-    size_threshold: Fraction = 0.35  # of a class; a smaller cluster is flagged
+    size_threshold: Fraction = 0.35  # fraction of the class; a cluster below it is flagged
 
     def detect(self, evidence: Evidence, rng: Generator) -> Suspicion:
-        """The smaller of two clusters in each class where its share is below the threshold."""
         from sklearn.cluster import KMeans
 
         latents = level_latents(evidence, self.level)
@@ -39,7 +41,7 @@ class ActivationClustering(Detector):
         for _, rows, x in latents_by_class(latents, evidence.labels):
             seed = streams.integer(rng)
             z = (x - x.mean(0)) @ principal_axes(x, self.dims)
-            if z.shape[1] == 0:  # fewer than two different rows: nothing to cut
+            if z.shape[1] == 0:  # all rows are equal, so there are no two clusters
                 continue
             means = KMeans(2, n_init=10, random_state=seed).fit(z.cpu().numpy())
             second = torch.from_numpy(means.labels_).to(z.device) == 1

@@ -1,14 +1,19 @@
-"""Beatrix (Ma et al., 2023, https://arxiv.org/abs/2209.11715): Gram matrices out of the range of clean images.
+"""Beatrix (Ma et al., 2023, https://arxiv.org/abs/2209.11715): Gram matrices outside the range of clean images.
 
-For powers p = 1 to 8 of the channels' activation maps, the entries of (F^p F^p')^(1/p) of a row are compared with
-median +- 10 MAD over clean images of its label; the sum of relative excesses is its score. A class is infected when its
-rows above and below the threshold differ by a kernel test (MMD) much more than in the other classes.
-Differs from the released code: classes are given labels, not predictions; only an unusually *high* statistic is an
-alarm; a divisor is at least a hundredth of the power's mean bound (theirs 1e-6, a scale of its own); channels that
-vary nowhere are left out. Rows are flagged in every class, as BackdoorBench does, since at a rate of 0.003 the clean
-outliers of the other classes hide the infected one from the kernel test; `flag_in="infected"` asks for both. The paper
-calls its test regularized; this is the plain weighted MMD of the released code.
-Checked against: a float64 NumPy version with a loop over rows, entries and powers.
+Idea: For powers p = 1 to 8 of the channels' activation maps F, each entry of (F^p F^p')^(1/p) is compared with the
+median +- 10 MAD of clean images with the row's label; the score is the sum of the relative excesses. A class is
+infected if a kernel test (MMD) separates its rows above the threshold from those below much better than in the other
+classes.
+
+Differs from the paper: The paper calls its kernel test regularized; this one is the plain weighted MMD of the released
+code. Rows are flagged in every class, as BackdoorBench does (chosen on victims of BadNets and Blended);
+`flag_in="infected"` flags rows only in infected classes.
+
+Differs from the released code: Classes are given by labels, not by predictions. Only an unusually high test statistic
+is an alarm. The divisor of an excess is at least a hundredth of the power's mean bound; in the released code it is at
+least 1e-6, whatever the scale. Channels that do not vary are left out.
+
+Checked against: a float64 NumPy version that loops over rows, entries and powers.
 """
 
 import math
@@ -29,53 +34,53 @@ from keyhole.types import Evidence, Images, Rows, Suspicion, Told
 
 __all__ = ["Beatrix"]
 
-FOLDS = 5  # of the clean images of a class, to set its threshold
+FOLDS = 5  # parts of a class's clean images for the cross-validation of its threshold
 TESTED = 1000  # rows of each group in the kernel test, at most
-INFECTED = math.e**2  # anomaly index
-FLOOR = 1e-2  # of the mean bound
+INFECTED = math.e**2  # anomaly index above which a class is infected
+FLOOR = 1e-2  # least divisor of an excess, as a fraction of the power's mean bound
 
-Bounds = list[tuple[Tensor, Tensor]]  # for each power the lowest and the highest clean value of each entry
+Bounds = list[tuple[Tensor, Tensor]]  # for each power, the lowest and the highest clean value of every entry
 
 
 @dataclass(frozen=True, kw_only=True)
 class Beatrix(Detector):
     told: ClassVar[frozenset[Told]] = frozenset({"holdout"})
 
-    map_level: Level = ""  # where maps are read; by default what enters the last stage of maps, as in the released code
-    clean_per_class: Count = 30  # hold-out images, at most
-    powers: Count = 8  # from 1 on
+    map_level: Level = ""  # where maps are read; empty: the input of the last stage of maps, as in the released code
+    clean_per_class: Count = 30  # hold-out images of each class, at most
+    powers: Count = 8  # the powers are 1 to this number
     mads: Positive = 10.0  # half width of the clean range, in median absolute deviations
-    fpr: Fraction = 0.05  # share of clean images above the threshold, by cross-validation within the clean images
+    fpr: Fraction = 0.05  # share of clean images above the threshold, by cross-validation on them
     flag_in: Literal["all", "infected"] = "all"  # classes in which rows are flagged
 
     def detect(self, evidence: Evidence, rng: Generator) -> Suspicion:
-        """Deviations from the clean range of the row's label; a class with fewer than two clean images scores 0.
+        """Score rows by their deviation from the clean range of their label.
+
+        Rows of a class with fewer than two clean images score 0.
 
         Raises:
             ValueError: there is no hold-out, the network has no such level, or its activations are not finite.
         """
         evidence.require_holdout()
         net = evidence.frozen()
-        level = self.map_level or entering_last_stage(net, evidence.holdout_images[:1])
+        level = self.map_level or default_map_level(net, evidence.holdout_images[:1])
         device, images, labels = device_of(net), evidence.images, evidence.labels
-        channels = varying(net, level, evidence.holdout_images, images)
+        channels = find_varying_channels(net, level, evidence.holdout_images, images)
         drawn = torch.randperm(len(evidence.holdout_labels), generator=rng).to(evidence.holdout_labels.device)
         shuffle = torch.randperm(len(labels), generator=rng).to(labels.device)
 
-        scores, above = (
-            torch.zeros(len(labels), device=device),
-            torch.zeros(len(labels), dtype=torch.bool, device=device),
-        )
+        scores = torch.zeros(len(labels), device=device)
+        above = torch.zeros(len(labels), dtype=torch.bool, device=device)
         members, statistics = [], []
         for label in labels.unique():
             clean = drawn[evidence.holdout_labels[drawn] == label.to(drawn.device)][: self.clean_per_class]
             rows = shuffle[labels[shuffle] == label]
             if len(clean) < 2 or len(channels) == 0:
                 continue
-            reference = torch.cat([f for _, f in maps(net, level, evidence.holdout_images, clean, channels)])
+            reference = torch.cat([f for _, f in read_maps(net, level, evidence.holdout_images, clean, channels)])
             limits, threshold = self.bounds(reference), self.threshold(reference)
             pooled = []
-            for part, features in maps(net, level, images, rows, channels):
+            for part, features in read_maps(net, level, images, rows, channels):
                 scores[part.to(device)] = self.deviation(features, limits)
                 pooled.append(features.mean(2))
             rows = rows.to(device)
@@ -90,17 +95,17 @@ class Beatrix(Detector):
         return Suspicion(scores.to(images.device), flagged.to(images.device))
 
     def bounds(self, features: Float[Tensor, "m c s"]) -> Bounds:
-        """Median +- `mads` times the median absolute deviation of every entry, power by power."""
-        found = []
+        """Return median +- `mads` times the median absolute deviation of every entry, for each power."""
+        bounds = []
         for p in range(1, self.powers + 1):
             entries = gram(features, p)
             center = entries.median(0).values
-            spread = self.mads * (entries - center).abs().median(0).values
-            found.append((center - spread, center + spread))
-        return found
+            width = self.mads * (entries - center).abs().median(0).values
+            bounds.append((center - width, center + width))
+        return bounds
 
     def deviation(self, features: Float[Tensor, "m c s"], limits: Bounds) -> Float[Tensor, " m"]:
-        """Relative excess over the clean range (equation 8 and its sum), averaged over entries and powers."""
+        """Return the relative excess over the clean range (equation 8), averaged over entries and powers."""
         total = features.new_zeros(len(features))
         for p, (low, high) in enumerate(limits, start=1):
             entries = gram(features, p)
@@ -110,17 +115,17 @@ class Beatrix(Detector):
         return total / (limits[0][0].numel() * self.powers)
 
     def threshold(self, features: Float[Tensor, "m c s"]) -> float:
-        """The deviation that `fpr` of the clean images exceed, each against bounds from the other folds."""
+        """Return the deviation that `fpr` of the clean images exceed, each under bounds from the other folds."""
         folds = torch.arange(len(features), device=features.device) % min(FOLDS, len(features))
-        found = [self.deviation(features[folds == k], self.bounds(features[folds != k])) for k in folds.unique()]
-        ranked = torch.cat(found).sort().values
+        deviations = [self.deviation(features[folds == k], self.bounds(features[folds != k])) for k in folds.unique()]
+        ranked = torch.cat(deviations).sort().values
         return float(ranked[min(int((1 - self.fpr) * len(ranked)), len(ranked) - 1)])
 
 
 def gram(features: Float[Tensor, "n c s"], p: int) -> Float[Tensor, "n e"]:
-    """Upper triangle of (F^p F^p')^(1/p), with the sign kept; s pixels.
+    """Return the upper triangle of (F^p F^p')^(1/p), with the signs kept; a map has s pixels.
 
-    Each channel is divided by its maximum first: the eighth power of 255, squared, is infinite in float32.
+    Each channel is first divided by its maximum, since the eighth power of 255, squared, is infinite in float32.
     """
     scale = features.abs().amax(2, keepdim=True).clamp(min=torch.finfo(features.dtype).tiny)
     powers = (features / scale) ** p
@@ -131,37 +136,43 @@ def gram(features: Float[Tensor, "n c s"], p: int) -> Float[Tensor, "n e"]:
     return entries.sign() * entries.abs() ** (1 / p) * sizes
 
 
-def entering_last_stage(net: Classifier, image: Images) -> str:
-    """The last level but one that is a map; the last level of a network without maps."""
+def default_map_level(net: Classifier, image: Images) -> str:
+    """Return the second to last level that is a map, or the last level of a network without maps."""
     with torch.no_grad():
-        found = net.levels(image.to(device_of(net)))
-    names = [name for name, x in found.items() if x.ndim == 4] or list(found)[-1:]
+        activations = net.levels(image.to(device_of(net)))
+    names = [name for name, x in activations.items() if x.ndim == 4] or list(activations)[-1:]
     return names[-2:][0]
 
 
 @torch.no_grad()
-def maps(
+def read_maps(
     net: Classifier, level: str, images: Images, rows: Rows, channels: Int64[Tensor, " v"] | None = None
 ) -> Iterator[tuple[Rows, Float[Tensor, "b c s"]]]:
-    """Activation maps of some rows, batch by batch; a flat vector is a map of one pixel."""
+    """Yield batches of the rows with their activation maps; a flat vector is a map of one pixel."""
     device = device_of(net)
     for part in rows.split(forward_batch(device)):
-        found = net.levels(images[part].to(device))
-        if level not in found:
-            raise ValueError(f"expected map_level among {', '.join(found)}, got {level}")
-        x = found[level].flatten(2) if found[level].ndim == 4 else found[level].unsqueeze(2)
+        activations = net.levels(images[part].to(device))
+        if level not in activations:
+            raise ValueError(f"expected map_level among {', '.join(activations)}, got {level}")
+        x = activations[level]
+        x = x.flatten(2) if x.ndim == 4 else x.unsqueeze(2)
         if not x.isfinite().all():
             raise ValueError(f"expected finite activations at level {level}, got NaN or infinity")
         x = x if channels is None else x[:, channels]
-        # the Gram matrices of 4,096 rows of 256 channels would be 1 GB each
+        # smaller parts, since the Gram matrix of each power would take 1 GB for 4,096 rows of 256 channels
         yield from zip(*(t.split(max(1, 2**24 // x.shape[1] ** 2)) for t in (part, x)), strict=True)
 
 
-def varying(net: Classifier, level: str, holdout: UInt8[Tensor, "m c h w"], images: Images) -> Int64[Tensor, " v"]:
-    """Channels that are not constant on both sets; the training set is read only where the hold-out leaves doubt."""
+def find_varying_channels(
+    net: Classifier, level: str, holdout: UInt8[Tensor, "m c h w"], images: Images
+) -> Int64[Tensor, " v"]:
+    """Return the channels that vary over the hold-out and the training set.
+
+    The training set is read only if some channel is constant on the hold-out.
+    """
     lows, highs = [], []
     for batch in (holdout, images):
-        for _, x in maps(net, level, batch, torch.arange(len(batch), device=batch.device)):
+        for _, x in read_maps(net, level, batch, torch.arange(len(batch), device=batch.device)):
             lows.append(x.amin((0, 2)))
             highs.append(x.amax((0, 2)))
         low, high = torch.stack(lows).amin(0), torch.stack(highs).amax(0)
@@ -172,7 +183,10 @@ def varying(net: Classifier, level: str, holdout: UInt8[Tensor, "m c h w"], imag
 
 
 def weighted_mmd(x: Float[Tensor, "q c"], second: Bool[Tensor, " q"]) -> float:
-    """Nm / (n + m) times the biased squared MMD of two groups; two Gaussian kernels around the median distance."""
+    """Return nm / (n + m) times the biased squared MMD of two groups of n and m rows.
+
+    The kernel is the sum of two Gaussians whose widths follow the median distance.
+    """
     groups = x[~second][:TESTED].double(), x[second][:TESTED].double()
     n, m = len(groups[0]), len(groups[1])
     if n == 0 or m == 0:
@@ -184,7 +198,7 @@ def weighted_mmd(x: Float[Tensor, "q c"], second: Bool[Tensor, " q"]) -> float:
 
 
 def anomaly_index(statistics: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
-    """Deviation above the median class in units of 1.4826 MAD."""
+    """Return each class's deviation from the median class in units of 1.4826 MAD."""
     deviation = statistics - statistics.quantile(0.5) if len(statistics) else statistics
     spread = 1.4826 * deviation.abs().quantile(0.5) if len(statistics) else 1.0
     return deviation / (spread + 1e-6)

@@ -1,6 +1,7 @@
-"""Feature norm: a trivial baseline.
+"""Feature norm: a trivial baseline that flags the longest latents.
 
-A trigger drives some features far up, so the rows with the longest latents are suspicious.
+Idea: A trigger drives some features far up, so the rows whose latents have the largest norm are suspicious.
+
 Checked against: numpy.linalg.norm.
 """
 
@@ -23,6 +24,6 @@ class FeatureNorm(Detector):
     assumed_rate: RateGuess = 0.01  # payload rows / all training rows; 1.5 times as many are flagged
 
     def detect(self, evidence: Evidence, rng: Generator) -> Suspicion:
-        """The longest latents of the whole training set are flagged."""
+        """Flag the rows of the whole training set with the longest latents."""
         scores = level_latents(evidence, self.level).norm(dim=1)
         return Suspicion(scores, highest(scores, class_budget(self.assumed_rate, len(scores), len(scores))))

@@ -1,8 +1,10 @@
-"""Lowest loss: a trivial baseline (its use against backdoors: Li et al., 2021, https://arxiv.org/abs/2110.11571).
+"""Lowest loss (used against backdoors by Li et al., 2021, https://arxiv.org/abs/2110.11571): a trivial baseline.
 
-A trigger is learned early and completely, so the rows whose given label costs the victim least are suspicious.
-Differs from Li et al.: the finished victim's loss, not that of an early epoch; nothing is unlearned. The score is the
-log-odds of the given label, which ranks as -loss does but does not end at 0.
+Idea: A trigger is learned early and completely, so the rows whose given label has the lowest loss are suspicious.
+
+Differs from the paper: The loss is that of the finished victim, not that of an early epoch, and nothing is unlearned.
+The score is the log-odds of the given label, which gives the same ranking as -loss but is not bounded by 0.
+
 Checked against: scipy.special.log_softmax.
 """
 
@@ -27,6 +29,6 @@ class LowestLoss(Detector):
     assumed_rate: RateGuess = 0.01  # payload rows / all training rows; 1.5 times as many are flagged
 
     def detect(self, evidence: Evidence, rng: Generator) -> Suspicion:
-        """The most certain rows of the whole training set are flagged."""
+        """Flag the rows of the whole training set with the lowest loss."""
         scores = log_odds(training.logits(evidence.frozen(), evidence.images), evidence.labels)
         return Suspicion(scores, highest(scores, class_budget(self.assumed_rate, len(scores), len(scores))))

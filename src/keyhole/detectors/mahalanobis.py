@@ -1,11 +1,13 @@
-"""Class-conditional Mahalanobis distance: a trivial baseline (Lee et al., 2018, https://arxiv.org/abs/1807.03888).
+"""Class-conditional Mahalanobis distance (Lee et al., 2018, https://arxiv.org/abs/1807.03888): a trivial baseline.
 
-Rows far from the clean mean of their label, in units of the variation that all clean classes share, are suspicious.
-Xian et al. 2023 report that poison which is hidden in raw latents shows under this whitening.
-Differs from Lee et al.: means and covariance come from half of the hold-out, the threshold is a quantile of the other
-half's distances; the distance is to the row's own label; the covariance is shrunk (Ledoit and Wolf, 2004) among the
-directions in which the hold-out varies, the others have the smallest variance this leaves. A label without hold-out
-rows has the median of its training rows as mean.
+Idea: Rows far from the clean mean of their label, in units of the variation that all clean classes share, are
+suspicious. Xian et al. 2023 report that this whitening shows poison which is hidden in raw latents.
+
+Differs from the paper: Means and covariance come from half of the hold-out; the threshold is a quantile of the other
+half's distances. The distance is to the mean of the row's label. The covariance is shrunk (Ledoit and Wolf, 2004)
+within the directions in which the hold-out varies; all other directions get the smallest variance that results. A label
+without hold-out rows takes the median of its training rows as its mean.
+
 Checked against: sklearn.covariance.LedoitWolf.
 """
 
@@ -33,21 +35,21 @@ class Mahalanobis(Detector):
     fpr: Fraction = 0.05  # share of clean rows flagged, set on the hold-out
 
     def detect(self, evidence: Evidence, rng: Generator) -> Suspicion:
-        """See the module.
+        """Score rows by their distance from the clean mean of their label.
 
         Raises:
-            ValueError: the hold-out has no class with two images.
+            ValueError: no class has two hold-out images.
         """
 
         def fit(centered: dict[int, Centered]) -> Distance:
             metric = shrunk_precision(torch.cat(list(centered.values())))
-            return lambda label, x: ((x @ metric) * x).sum(1).clamp(min=0).sqrt()
+            return lambda _label, x: ((x @ metric) * x).sum(1).clamp(min=0).sqrt()
 
         return score_by_clean_distance(evidence, self.level, self.fpr, fit, rng)
 
 
 def shrunk_precision(x: Float[Tensor, "m d"]) -> Float[Tensor, "d d"]:
-    """Inverse of the Ledoit-Wolf covariance of centered rows; zero where they do not vary at all."""
+    """Return the inverse of the Ledoit-Wolf covariance of centered rows; zeros if the rows do not vary at all."""
     basis = axes_of_variation(x.mT @ x, float(x.square().sum()))
     if basis.shape[1] == 0:
         return torch.zeros_like(x.mT @ x)

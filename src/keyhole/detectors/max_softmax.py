@@ -1,8 +1,11 @@
-"""Max softmax: a trivial baseline (Hendrycks and Gimpel, 2017, https://arxiv.org/abs/1610.02136, turned around).
+"""Max softmax (Hendrycks and Gimpel, 2017, https://arxiv.org/abs/1610.02136): a trivial baseline, reversed here.
 
-A trigger makes the victim sure of itself, so the rows with the highest probability of any class are suspicious.
-Differs from the paper: there, low probabilities are suspicious. The score is the log-odds of that probability, which
-ranks alike but does not end at 1.
+Idea: A trigger makes the victim sure of its prediction, so the rows with the highest probability of any class are
+suspicious.
+
+Differs from the paper: In the paper, low probabilities are suspicious. The score is the log-odds of that probability,
+which gives the same ranking but is not bounded by 1.
+
 Checked against: scipy.special.softmax.
 """
 
@@ -27,7 +30,7 @@ class MaxSoftmax(Detector):
     assumed_rate: RateGuess = 0.01  # payload rows / all training rows; 1.5 times as many are flagged
 
     def detect(self, evidence: Evidence, rng: Generator) -> Suspicion:
-        """The most certain rows of the whole training set are flagged, whatever their label."""
+        """Flag the rows of the whole training set that the victim is surest of, whatever their label."""
         logits = training.logits(evidence.frozen(), evidence.images)
         scores = log_odds(logits, logits.argmax(1))
         return Suspicion(scores, highest(scores, class_budget(self.assumed_rate, len(scores), len(scores))))

@@ -1,7 +1,9 @@
 """Perfect removal: a control, not a defense.
 
-Flags exactly the rows it is told are payload: what the best detector leaves to a retrained model.
-Checked against: its own definition.
+Idea: Flag exactly the payload, whose rows it is told. This shows what a retrained model keeps after the best possible
+detector.
+
+Checked against: its definition.
 """
 
 from dataclasses import dataclass
@@ -20,10 +22,10 @@ __all__ = ["PerfectRemoval"]
 class PerfectRemoval(Detector):
     looks_at = "nothing"
 
-    assumed_payload: PayloadGuess  # row numbers of the training set; in a configuration, the word oracle
+    assumed_payload: PayloadGuess  # row numbers of the training set; in a configuration, the word `oracle`
 
     def detect(self, evidence: Evidence, rng: Generator) -> Suspicion:
-        """Score 1 for the payload, 0 for the rest.
+        """Score the payload 1 and all other rows 0.
 
         Raises:
             ValueError: a row number lies outside the training set.

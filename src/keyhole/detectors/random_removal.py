@@ -1,6 +1,8 @@
 """Random removal: a control, not a defense.
 
-Flags random rows, as many of each class as Spectral Signatures would: what a budget does by itself.
+Idea: Flag random rows, as many of each class as Spectral Signatures would. This shows the effect of the budget without
+any detection.
+
 Checked against: the budget of `spectral_signatures`.
 """
 
@@ -24,7 +26,7 @@ class RandomRemoval(Detector):
     assumed_rate: RateGuess = 0.01  # payload rows / all training rows
 
     def detect(self, evidence: Evidence, rng: Generator) -> Suspicion:
-        """Uniform scores; the highest of every class are flagged."""
+        """Draw uniform scores and flag the highest of every class."""
         labels = evidence.labels
         scores = torch.rand(len(labels), generator=rng).to(labels.device)
         flagged = torch.zeros_like(labels, dtype=torch.bool)

@@ -1,12 +1,15 @@
-"""SCAn (Tang et al., 2021, https://arxiv.org/abs/1908.00686).
+"""SCAn (Tang et al., 2021, https://arxiv.org/abs/1908.00686): one class mean or two.
 
-Rows are a class mean plus a variation that all classes share; a class that two means explain much better than one,
-compared with the other classes, is contaminated, and its part with fewer clean rows is the payload.
-Differs from the released code: the mean under "one component" is the posterior mean of the EM step (theirs leaves out
-a factor and shrinks with the class size); the anomaly index is one-sided (an unusually *tight* class is no alarm);
-the threshold is e^2. `variant="released"` gives the other three, as Qi et al. 2023 run it (threshold e). Also: the
-first split is at the mean along the first principal axis, not random; EM stops at a relative change.
-A row's score is its log-likelihood ratio (times 2) between the two components.
+Idea: A row is its class mean plus a variation that all classes share. A class is contaminated if two means explain it
+much better than one, compared with the other classes; its component with fewer clean rows is the payload. A row's score
+is twice its log-likelihood ratio between the two components.
+
+Differs from the released code: The mean under "one component" is the posterior mean of the EM step; the released code
+omits a factor and shrinks with the class size. The anomaly index is one-sided, so an unusually tight class is no alarm.
+The threshold is e^2. `variant="released"` gives the released code's version of all three, as Qi et al. 2023 run it,
+with threshold e. In both variants, the first split is at the mean along the first principal axis, not random, and EM
+stops at a relative change.
+
 Checked against: a NumPy version with explicit inverses and loops.
 """
 
@@ -27,6 +30,7 @@ from keyhole.types import Evidence, Labels, Suspicion, Told
 
 __all__ = ["Scan"]
 
+# variant -> anomaly index above which a class is contaminated
 THRESHOLD = {"paper": math.e**2, "released": math.e}
 
 
@@ -38,7 +42,7 @@ class Scan(Detector):
     variant: Literal["paper", "released"] = "paper"
 
     def detect(self, evidence: Evidence, rng: Generator) -> Suspicion:
-        """Row scores from the two components of each class; one component of each anomalous class is flagged.
+        """Score rows by the two components of their class; flag one component of each anomalous class.
 
         Raises:
             ValueError: there is no hold-out.
@@ -69,30 +73,38 @@ class Scan(Detector):
 def untangle(
     y: Float[Tensor, "c r"], inspected: int, ratio: Float[Tensor, " r"], variant: str
 ) -> tuple[float, Float[Tensor, " q"], Bool[Tensor, " q"]]:
-    """One class, whitened, its clean rows last: statistic J_k, and for its inspected rows score and component."""
+    """Split a whitened class in two components.
+
+    Args:
+        y: the inspected rows of the class, followed by its clean rows.
+        inspected: number of inspected rows.
+
+    Returns:
+        The statistic J_k of the class; for each inspected row, its score and whether its component is suspect.
+    """
     second = split(y)
     if second.all() or not second.any():
         return 0.0, torch.zeros_like(y[:inspected].sum(1)), torch.zeros_like(second[:inspected])
     clean_first, clean_second = int((~second[inspected:]).sum()), int(second[inspected:].sum())
-    if clean_first == clean_second:  # the clean rows do not say: the smaller component
+    if clean_first == clean_second:  # the clean rows do not decide, so the smaller component is suspect
         suspect = second if 2 * int(second.sum()) <= len(y) else ~second
     else:
         suspect = second if clean_second < clean_first else ~second
     ordinary_mean, suspect_mean = y[~suspect].mean(0), y[suspect].mean(0)
-    own_mean = torch.where(suspect[:, None], suspect_mean, ordinary_mean)
-    reduction = (y - single_mean(y, ratio, variant)).square() - (y - own_mean).square()
+    component_mean = torch.where(suspect[:, None], suspect_mean, ordinary_mean)
+    reduction = (y - single_mean(y, ratio, variant)).square() - (y - component_mean).square()
     return float(reduction.sum(1).mean()), nearness(y, ordinary_mean, suspect_mean)[:inspected], suspect[:inspected]
 
 
 def global_model(x: Float[Tensor, "m d"], labels: Labels) -> tuple[Float[Tensor, "d r"], Float[Tensor, " r"]]:
-    """EM for x = mean of its class + variation (Tang et al.), with covariances S_u and S_e.
+    """Fit x = class mean + variation by EM (Tang et al.); S_u and S_e are their covariances.
 
-    Only class means enter a step, and one basis diagonalizes both covariances, so that the inverse of n_k S_u + S_e
-    is a division for every class size.
+    Only class means enter a step. One basis diagonalizes both covariances, so that inverting n_k S_u + S_e is a
+    division for every class size.
 
     Returns:
-        A whitening W, W' S_e W = I, and the diagonal of W' S_u W; directions in which the hold-out does not vary
-        inside its classes are left out.
+        A whitening W with W' S_e W = I, and the diagonal of W' S_u W. Directions in which the hold-out does not vary
+        within its classes are left out.
     """
     size = float(x.square().sum())
     x = x - x.mean(0)
@@ -104,7 +116,7 @@ def global_model(x: Float[Tensor, "m d"], labels: Labels) -> tuple[Float[Tensor,
     means, within = means @ basis, basis.mT @ within @ basis
 
     def covariances(guess: Tensor) -> tuple[Tensor, Tensor]:
-        """S_u and S_e for these class means, as sample covariances over all rows (the M step)."""
+        """Return S_u and S_e for these class means, as sample covariances over all rows (the M step)."""
         total = max(len(x) - 1, 1)
         between = guess - (counts * guess).sum(0) / len(x)
         rest = means - guess
@@ -125,7 +137,7 @@ def global_model(x: Float[Tensor, "m d"], labels: Labels) -> tuple[Float[Tensor,
 
 
 def diagonalize(s_u: Float[Tensor, "r r"], s_e: Float[Tensor, "r r"]) -> tuple[Tensor, Tensor]:
-    """W and l with W' S_e W = I and W' S_u W = diag(l)."""
+    """Return W and l with W' S_e W = I and W' S_u W = diag(l)."""
     factor = torch.linalg.cholesky(s_e)
     half = torch.linalg.solve_triangular(factor, s_u, upper=False)
     inner = torch.linalg.solve_triangular(factor, half.mT, upper=False)
@@ -134,13 +146,13 @@ def diagonalize(s_u: Float[Tensor, "r r"], s_e: Float[Tensor, "r r"]) -> tuple[T
 
 
 def single_mean(y: Float[Tensor, "c r"], ratio: Float[Tensor, " r"], variant: str) -> Float[Tensor, " r"]:
-    """The class mean under one component, in the whitened basis."""
+    """Return the class mean under one component, in the whitened basis."""
     numerator = len(y) * ratio if variant == "paper" else len(y)
     return y.mean(0) * numerator / (len(y) * ratio + 1)
 
 
 def split(y: Float[Tensor, "c r"]) -> Bool[Tensor, " c"]:
-    """Two components with the common, whitened variation: which rows belong to the second."""
+    """Split a class in two components of equal, whitened variation, and mark the rows of the second."""
     second = ((y - y.mean(0)) @ principal_axes(y, 1)).sum(1) > 0
     for _ in range(100):
         if second.all() or not second.any():
@@ -153,7 +165,10 @@ def split(y: Float[Tensor, "c r"]) -> Bool[Tensor, " c"]:
 
 
 def anomaly_index(statistics: Float[Tensor, " k"], variant: str) -> Float[Tensor, " k"]:
-    """Deviation from the median in units of 1.4826 MAD; their division by the largest statistic cancels."""
+    """Return the deviation from the median in units of 1.4826 MAD.
+
+    The released code first divides by the largest statistic, which cancels.
+    """
     deviation = statistics - statistics.quantile(0.5)
     spread = 1.4826 * deviation.abs().quantile(0.5)
     index = deviation / spread.clamp(min=torch.finfo(statistics.dtype).tiny)

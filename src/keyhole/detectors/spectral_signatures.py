@@ -1,9 +1,13 @@
-"""Spectral Signatures (Tran, Li and Madry, 2018, https://arxiv.org/abs/1811.00636).
+"""Spectral Signatures (Tran, Li and Madry, 2018, https://arxiv.org/abs/1811.00636): outliers along a principal axis.
 
-Payload rows shift the mean of their class, so they stand out along its first principal axis.
-Differs from the paper: at most half of a class is flagged (Qi et al. 2023), and the number of payload rows is a guess
-that holds for the whole training set, not per class.
-Differs from the released code: that one scores |h v| with h not centered; `variant="released"` does.
+Idea: Payload rows shift the mean of their class, so they lie far out along its first principal axis. The score is the
+squared projection on that axis; the highest scores of every class are flagged.
+
+Differs from the paper: At most half of a class is flagged (Qi et al. 2023). The assumed number of payload rows is that
+of the whole training set, not of each class.
+
+Differs from the released code: That code scores |h v| with h not centered; `variant="released"` does the same.
+
 Checked against: a NumPy SVD, and the sacrifice rates of Qi et al. 2023, table 1.
 """
 
@@ -30,13 +34,12 @@ class SpectralSignatures(Detector):
     variant: Literal["paper", "released"] = "paper"
 
     def detect(self, evidence: Evidence, rng: Generator) -> Suspicion:
-        """Squared projections on the first principal axis of each class; the highest of *every* class are flagged."""
         latents = level_latents(evidence, self.level)
         scores = torch.zeros(len(latents), device=latents.device)
         flagged = torch.zeros_like(scores, dtype=torch.bool)
         for _, rows, x in latents_by_class(latents, evidence.labels):
             axis = principal_axes(x, 1)
-            # Tran et al., algorithm 1; the sum over axes is 0 for a class without variance
+            # Tran et al., algorithm 1; without variance there is no axis, and the sum over axes gives 0
             tau = ((x - x.mean(0)) @ axis).square().sum(1) if self.variant == "paper" else (x @ axis).abs().sum(1)
             scores[rows] = tau.float()
             flagged[rows] = highest(tau, class_budget(self.assumed_rate, len(scores), len(rows)))

@@ -1,11 +1,16 @@
-"""SPECTRE (Hayase et al., 2021, https://arxiv.org/abs/2104.11315).
+"""SPECTRE (Hayase et al., 2021, https://arxiv.org/abs/2104.11315): whiten with a robust covariance, then find outliers.
 
-A covariance estimated robustly against the payload whitens a class; what still varies too much is payload.
-Differs from the released code, which is told the payload's rows and class: only the class with the largest statistic
-is cleaned, with the caps on the assumed payload of Qi et al. 2023; ties do not widen the budget; a class of few rows
-uses fewer dimensions. As there, rows are centered on the plain mean of their class.
-The exponential is that of the matrix: the Python ports take it element by element, which is another method.
-The authors read latents before the network's last stage; Qi et al. read the penultimate level, the default here.
+Idea: A covariance that is estimated robustly against the payload whitens the latents of a class; rows along directions
+that still vary too much are payload.
+
+Differs from the paper: The authors read latents before the network's last stage; the default is the penultimate level,
+as in Qi et al. 2023. Rows are centered on the plain mean of their class, as in the released code.
+
+Differs from the released code: That code is told the payload's rows and class. Here only the class with the largest
+statistic is cleaned, and the assumed payload has the caps of Qi et al. 2023. Tied scores do not widen the budget. A
+class of few rows uses fewer dimensions. The exponential is that of the matrix; the Python ports apply it to each
+element, which is another method.
+
 Checked against: a NumPy version with dense fourth moments, and the budgets of Qi et al. 2023, table 1.
 """
 
@@ -25,19 +30,19 @@ from keyhole.types import Evidence, Suspicion
 
 __all__ = ["Spectre"]
 
-TAU = 0.1  # failure probability of the robust filter, released code
-C = 10.0  # its constant, released code
+TAU = 0.1  # failure probability of the robust filter, as in the released code
+C = 10.0  # constant of the robust filter, as in the released code
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spectre(Detector):
     level: Level = "penultimate"
     assumed_rate: RateGuess = 0.01  # payload rows / all training rows
-    dims: Count = 64  # principal components kept; 1, 4, 9, ... of them are tried
+    dims: Count = 64  # principal components, at most; the first 1, 4, 9, ... of them are tried
     alpha: Positive = 4.0  # sharpness of the QUE score
 
     def detect(self, evidence: Evidence, rng: Generator) -> Suspicion:
-        """QUE scores of each class; 1.5 times the assumed payload is flagged in the most anomalous class."""
+        """Score rows within their class and flag 1.5 times the assumed payload in the most anomalous class."""
         latents = level_latents(evidence, self.level)
         scores = torch.zeros(len(latents), device=latents.device)
         flagged = torch.zeros_like(scores, dtype=torch.bool)
@@ -54,21 +59,21 @@ class Spectre(Detector):
 
 
 def assumed_payload(rate: float, n: int, size: int) -> float:
-    """Payload rows assumed in a class of `size` rows, with the caps of Qi et al.'s code."""
+    """Return the assumed number of payload rows in a class of `size` rows, with the caps of Qi et al.'s code."""
     payload = rate * n or 0.1 * size
     return min(payload, (0.1 if size < 500 else 0.33) * size)
 
 
 def budget(payload: float) -> int:
-    """Rows to remove (Hayase et al.: 1.5 times the payload)."""
+    """Return how many rows to flag: 1.5 times the payload (Hayase et al.)."""
     return math.floor(1.5 * payload + 1e-6)
 
 
 def class_scores(x: Float[Tensor, "c d"], payload: float, dims: int, alpha: float) -> tuple[float, Float[Tensor, " c"]]:
-    """The largest QUE statistic over numbers of dimensions, and the row scores that reach it.
+    """Return the largest QUE statistic over the numbers of dimensions, and the row scores that belong to it.
 
-    For each number the suspects are set aside, all rows are whitened by the covariance of the rest, and the
-    statistic tr(S M) / tr M says how much more the suspects vary.
+    For each number of dimensions the suspects are set aside, and all rows are whitened by the covariance of the rest.
+    The statistic tr(S M) / tr M then measures how much more the suspects vary.
     """
     removed = budget(payload)
     # the covariance of the rows that stay must be invertible
@@ -85,54 +90,57 @@ def class_scores(x: Float[Tensor, "c d"], payload: float, dims: int, alpha: floa
 
 
 def que_scores(z: Float[Tensor, "c k"], payload: float, alpha: float) -> Float[Tensor, " c"]:
-    """Quantum entropy scores x'Mx / tr M of rows whitened by the robust covariance (Hayase et al.)."""
+    """Return the quantum entropy scores x'Mx / tr M of rows whitened by the robust covariance (Hayase et al.)."""
     white = whiten(z, z[robust_rows(z, payload)])
     weights, _, vectors = que(white, alpha)
     return (white @ vectors).square() @ weights
 
 
 def que(white: Float[Tensor, "c k"], alpha: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Eigenvalues of M / tr M, eigenvalues of S and their common eigenvectors; S = cov(white).
+    """Return the eigenvalues of M / tr M, those of S = cov(white), and their common eigenvectors.
 
-    M = exp(alpha (S - I) / (|S| - 1)) is a matrix exponential, so dividing by its trace makes a softmax.
+    M = exp(alpha (S - I) / (|S| - 1)) is a matrix exponential, so the eigenvalues of M / tr M are a softmax.
     """
     values, vectors = torch.linalg.eigh(torch.cov(white.mT).reshape(white.shape[1], -1))
-    excess = (values[-1] - 1).clamp(min=1e-9)  # 0 when nothing varies too much
+    excess = (values[-1] - 1).clamp(min=1e-9)  # 0 if no direction varies too much
     return torch.softmax(alpha * (values - 1) / excess, 0), values, vectors
 
 
 def whiten(z: Float[Tensor, "c k"], kept: Float[Tensor, "q k"]) -> Float[Tensor, "c k"]:
-    """All rows, in units of the covariance of those kept."""
-    # where only the suspects vary, the rest has no variance to divide by
+    """Return all rows in units of the covariance of the kept ones."""
+    # in a direction along which only the suspects vary, the variance of the rest is 0
     floor = 1e-12 * float(z.square().mean())
     return z @ inverse_root(torch.cov(kept.mT, correction=0).reshape(z.shape[1], -1), floor)
 
 
 def inverse_root(covariance: Float[Tensor, "k k"], floor: float) -> Float[Tensor, "k k"]:
-    """R with R R' = covariance^-1, no variance counted below `floor`."""
+    """Return R with R R' = covariance^-1, all variances below `floor` raised to it."""
     values, vectors = torch.linalg.eigh(covariance)
     return vectors / values.clamp(min=floor).sqrt()
 
 
 def robust_rows(z: Float[Tensor, "c k"], payload: float) -> Bool[Tensor, " c"]:
-    """Rows left by the robust covariance filter (Diakonikolas et al. 2017), which takes at most twice the payload."""
+    """Mark the rows that the robust covariance filter (Diakonikolas et al. 2017) keeps.
+
+    It drops at most twice the assumed number of payload rows.
+    """
     left = torch.arange(len(z), device=z.device)
     may_drop = math.floor(2 * payload + 1e-6)
     while z.shape[1] > 1 and may_drop > 0:
-        far, by = filter_step(z[left], payload / len(z))
+        far, order = filter_step(z[left], payload / len(z))
         if not far.any():
             break
         count = min(int(far.sum()), may_drop)
-        left = left[~highest(by, count)]
+        left = left[~highest(order, count)]
         may_drop -= count
     return torch.zeros(len(z), dtype=torch.bool, device=z.device).index_fill_(0, left, True)
 
 
 def filter_step(z: Float[Tensor, "c k"], share: float) -> tuple[Bool[Tensor, " c"], Float[Tensor, " c"]]:
-    """Rows to drop, and what they are ranked by (Diakonikolas et al. 2017, unknown covariance).
+    """Return which rows to drop, and the values that rank them (Diakonikolas et al. 2017, unknown covariance).
 
-    If a quadratic polynomial of the whitened rows varies more than it would for a Gaussian with `share` bad rows,
-    drop its tail from where it is heavier than a Gaussian's.
+    If a quadratic polynomial of the whitened rows varies more than it would for a Gaussian of which `share` of the rows
+    are bad, the part of its tail that is heavier than a Gaussian's is dropped.
     """
     n, k = z.shape
     moment = z.mT @ z / n
@@ -158,9 +166,10 @@ def filter_step(z: Float[Tensor, "c k"], share: float) -> tuple[Bool[Tensor, " c
 
 
 def leading_form(y: Float[Tensor, "c k"]) -> tuple[float, Float[Tensor, "k k"]]:
-    """Largest eigenvalue and eigenvector of the covariance of y y', by Lanczos steps on symmetric k x k matrices.
+    """Return the largest eigenvalue, and its eigenvector, of the covariance of y y'.
 
-    The k^2 x k^2 matrix itself is never formed: one step costs as much as two covariances.
+    Lanczos steps on symmetric k x k matrices find them. The k^2 x k^2 matrix is never formed; one step costs as much as
+    two covariances.
     """
     n, k = y.shape
     outermost = y[y.square().sum(1).argmax()]
@@ -177,7 +186,7 @@ def leading_form(y: Float[Tensor, "c k"]) -> tuple[float, Float[Tensor, "k k"]]:
         for _ in range(2):  # twice is enough to stay orthogonal
             image = image - basis.mT @ (basis @ image)
         off.append(float(torch.linalg.norm(image)))
-        # this small problem stays on the CPU
+        # on the CPU, since the matrix is small
         small = torch.tensor(diagonal, dtype=y.dtype).diag() + torch.tensor(off[:-1], dtype=y.dtype).diag(1)
         values, vectors = torch.linalg.eigh(small, UPLO="U")
         if off[-1] * abs(float(vectors[-1, -1])) <= 1e-6 * float(values[-1]):

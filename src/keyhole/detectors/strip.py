@@ -1,14 +1,20 @@
-"""STRIP as a cleanser (Gao et al., 2019, https://arxiv.org/abs/1902.06531; over training rows: Qi et al., 2023).
+"""STRIP on training rows (Gao et al., 2019, https://arxiv.org/abs/1902.06531; Qi et al., 2023): entropy under overlays.
 
-A row with a trigger keeps its prediction whatever is laid over it: low entropy over hold-out overlays is suspicious.
-Mixes half and half, as the paper does; `variant="released"` adds the images after normalization, without averaging, as
-Qi et al.'s cleanser does.
-Differs from Qi et al.'s code: the images that set the threshold are not among the overlays; all rows share them; at
-most half of the hold-out is laid over, so that a small one still has images for the threshold; passes in bfloat16
-where the hardware multiplies in it, which moves an entropy by 0.003 bits on average (CIFAR-10, convnet).
-About `fpr` of the clean rows is flagged by construction. A score is the threshold minus the row's entropy, in bits.
-Cost: `overlays` forward passes a row.
+Idea: A row with a trigger keeps its prediction whatever image is laid over it, so a low entropy of the predictions over
+hold-out overlays is suspicious. The score is the threshold minus the row's entropy, in bits; about `fpr` of the clean
+rows are flagged by construction.
+
+Differs from the paper: As in Qi et al. 2023, it screens the training set, not inputs at test time. Images are mixed
+half and half, as in the paper.
+
+Differs from the released code: Qi et al.'s code adds the images after normalization, without averaging;
+`variant="released"` does that. The images that set the threshold are not among the overlays. All rows share the same
+overlays. At most half of the hold-out serves as overlays, so that a small one still has images for the threshold.
+Networks run in bfloat16 where the hardware multiplies in it.
+
 Checked against: a float64 loop over rows and overlays with scipy.stats.entropy.
+
+Cost: `overlays` forward passes for each row.
 """
 
 from dataclasses import dataclass
@@ -25,6 +31,7 @@ from keyhole.types import Evidence, Suspicion, Told
 
 __all__ = ["STRIP"]
 
+# variant -> how `mean_entropy` mixes two images
 MIXING = {"paper": "paper", "released": "normalized"}
 
 
@@ -34,13 +41,13 @@ class STRIP(Detector):
     long: ClassVar[bool] = True
     told: ClassVar[frozenset[Told]] = frozenset({"holdout"})
 
-    overlays: HoldoutCount = 100  # hold-out images laid over each row, at most half of them
-    fpr: Fraction = 0.1  # share of clean images below the threshold, set on the rest of the hold-out
+    overlays: HoldoutCount = 100  # hold-out images laid over each row; at most half of the hold-out
+    fpr: Fraction = 0.1  # share of clean images flagged, set on the rest of the hold-out
     variant: Literal["paper", "released"] = "paper"
     precision: Literal["auto", "float32"] = "auto"  # auto: bfloat16 where the hardware multiplies in it
 
     def detect(self, evidence: Evidence, rng: Generator) -> Suspicion:
-        """The entropy of every row under the same overlays; flagged below the quantile of clean images.
+        """Flag the rows whose entropy lies below the `fpr` quantile of clean images.
 
         Raises:
             ValueError: there are fewer than two hold-out images.

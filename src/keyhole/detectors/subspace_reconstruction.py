@@ -1,12 +1,14 @@
-"""Subspace reconstruction, one of three detectors that Xia et al. 2022 (ML-MMDR) evade.
+"""Subspace reconstruction (described by Xia et al., 2022, ML-MMDR): distance from the subspace of clean latents.
 
-Clean latents of a class lie near a subspace; rows that it reconstructs badly are suspicious:
-score(x) = |(I - V V') (x - m)|^2 with mean m and principal axes V of the clean latents of the row's label.
-The reading is ours: Xia et al. name the method but publish neither its formula nor its hyper-parameters. V explains
-`explained` of the variance; m and V come from half of the hold-out, and the threshold is a quantile of the scores of
-the other half, since the rows that V was fitted to are reconstructed too well.
-A label with fewer than `min_rows` rows in the first half takes V from the variation of all classes around their means;
-one with none takes the median of its training rows as m.
+Idea: The clean latents of a class lie near a subspace; rows that it reconstructs badly are suspicious. The score is
+|(I - V V') (x - m)|^2, with m the mean and V the principal axes of the clean latents of the row's label.
+
+Differs from the paper: Xia et al., whose attack evades this detector and two others, name the method but publish
+neither its formula nor its hyper-parameters, so both are our reading. V explains the share `explained` of the variance.
+m and V come from half of the hold-out; the threshold is a quantile of the scores of the other half, since the rows that
+V was fitted to are reconstructed too well. For a label with fewer than `min_rows` rows in the first half, V comes from
+the variation of all classes around their means; for a label with none, m is the median of its training rows.
+
 Checked against: sklearn.decomposition.PCA.
 """
 
@@ -31,15 +33,15 @@ class SubspaceReconstruction(Detector):
     told: ClassVar[frozenset[Told]] = frozenset({"holdout"})
 
     level: Level = "penultimate"
-    explained: Fraction = 0.95  # of a class's variance, inside the subspace
+    explained: Fraction = 0.95  # share of a class's variance inside the subspace
     fpr: Fraction = 0.05  # share of clean rows flagged, set on the hold-out
-    min_rows: Count = 30  # clean rows of a class to have axes of its own
+    min_rows: Count = 30  # clean rows of a class; with fewer it shares the axes of all classes
 
     def detect(self, evidence: Evidence, rng: Generator) -> Suspicion:
-        """See the module.
+        """Score rows by what the clean subspace of their label does not explain.
 
         Raises:
-            ValueError: the hold-out has no class with two images.
+            ValueError: no class has two hold-out images.
         """
 
         def fit(centered: dict[int, Centered]) -> Distance:
@@ -57,7 +59,7 @@ class SubspaceReconstruction(Detector):
 
 
 def leading_axes(centered: Float[Tensor, "c d"], explained: float) -> Float[Tensor, "d r"]:
-    """The fewest principal axes that hold the share `explained` of the variance."""
+    """Return the fewest principal axes that explain the share `explained` of the variance."""
     axes = principal_axes(centered, centered.shape[1])
     variances = (centered @ axes).square().sum(0)
     before = variances.cumsum(0) - variances

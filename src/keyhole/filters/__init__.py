@@ -1,4 +1,4 @@
-"""Filters: which inputs are suspicious at test time. One method a file."""
+"""Filters: methods that decide which inputs are suspicious at test time. One method per file."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ __all__ = ["Filter"]
 
 @dataclass(frozen=True, kw_only=True)
 class Filter(Checked, ABC):
-    """Write `screen`."""
+    """A method that scores and flags inputs; a subclass writes `screen`."""
 
     told: ClassVar[frozenset[Told]] = frozenset({"holdout"})
-    reads_training_set: ClassVar[bool] = False  # else `evidence` has no training rows, only their shape
+    reads_training_set: ClassVar[bool] = False  # if False, `evidence` has the shape of training rows but no rows
 
     @abstractmethod
     def screen(self, evidence: Evidence, images: Images, rng: Generator) -> Suspicion:
-        """A score and a decision for every incoming image; thresholds come from the hold-out."""
+        """Return a score and a decision for every incoming image; thresholds come from the hold-out."""

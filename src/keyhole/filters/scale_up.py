@@ -1,13 +1,18 @@
-"""SCALE-UP (Guo et al., 2023, https://arxiv.org/abs/2302.03251): a trigger outlives overexposure.
+"""SCALE-UP (Guo et al., 2023, https://arxiv.org/abs/2302.03251): a trigger survives overexposure.
 
-Pixels are multiplied and clipped at white; an input whose label survives most multiples is suspicious. The paper's
-`data_limited` setting standardizes this share by its mean and deviation over the hold-out images of the class that is
-predicted (equations 3 and 4); `data_free`, the default, needs no images at all.
-Differs from the paper: where a class has fewer than two hold-out images, or its shares are all alike, mean and
-deviation are those of the whole hold-out. Differs from the released code, which adds noise to the inputs and counts
-the multiples 1 to 11, so that the first always agrees.
-Cost: one forward pass and one a scale.
+Idea: Pixels are multiplied and clipped at white; an input whose label survives most multiples is suspicious. With
+`data_limited`, this share is standardized by its mean and deviation over the hold-out images of the predicted class
+(equations 3 and 4). The default, `data_free`, needs no images.
+
+Differs from the paper: If a class has fewer than two hold-out images, or all their shares are equal, mean and deviation
+are those of the whole hold-out.
+
+Differs from the released code: That code adds noise to the inputs, and its multiples 1 to 11 include 1, which always
+keeps the label.
+
 Checked against: a loop over images and scales in float64.
+
+Cost: one forward pass for each image, and one more for each scale.
 """
 
 from dataclasses import dataclass
@@ -27,10 +32,10 @@ __all__ = ["ScaleUp"]
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleUp(Filter):
-    told: ClassVar[frozenset[Told]] = frozenset({"holdout"})  # used by `data_limited` alone
+    told: ClassVar[frozenset[Told]] = frozenset({"holdout"})  # only `data_limited` uses it
 
     scales: tuple[Count, ...] = (3, 5, 7, 9, 11)  # factors of the pixel values
-    threshold: float = 0.5  # share of the scales; deviations above the class's mean in `data_limited`
+    threshold: float = 0.5  # share of the scales; with `data_limited`, deviations above the mean
     variant: Literal["data_free", "data_limited"] = "data_free"
 
     def check(self) -> None:
@@ -38,10 +43,10 @@ class ScaleUp(Filter):
             raise ParameterError("scales", "expected at least one, got none")
 
     def screen(self, evidence: Evidence, images: Images, rng: Generator) -> Suspicion:
-        """See the base class.
+        """Score images by the share of scales that keep their label.
 
         Raises:
-            ValueError: `data_limited` has no hold-out.
+            ValueError: `data_limited` is used without a hold-out.
         """
         net = evidence.frozen()
         labels, scores = consistency(net, images, self.scales)
@@ -54,7 +59,7 @@ class ScaleUp(Filter):
 
 
 def consistency(net: nn.Module, images: Images, scales: tuple[int, ...]) -> tuple[Labels, Float[Tensor, " n"]]:
-    """The predicted labels, and the share of scales that keep them (equation 2)."""
+    """Return the predicted labels, and the share of scales that keep them (equation 2)."""
     labels, shares = [], []
     for chunk in images.split(forward_batch(device_of(net))):
         labels.append(predict(net, chunk))
@@ -66,13 +71,16 @@ def consistency(net: nn.Module, images: Images, scales: tuple[int, ...]) -> tupl
 def class_moments(
     shares: Float[Tensor, " m"], labels: Labels, classes: int
 ) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
-    """Mean and deviation over each class's hold-out images; over all of them where the class tells no deviation."""
+    """Return the mean and deviation of the shares of each class's hold-out images.
+
+    A class without a deviation takes both from the whole hold-out.
+    """
     labels = labels.to(shares.device)
     pooled_std = shares.std(correction=0)
     mean = shares.mean().repeat(classes)
     std = pooled_std.where(pooled_std > 0, 1).repeat(classes)
     for k in range(classes):
-        own = shares[labels == k]
-        if len(own) > 1 and (own != own[0]).any():
-            mean[k], std[k] = own.mean(), own.std(correction=0)
+        members = shares[labels == k]
+        if len(members) > 1 and (members != members[0]).any():
+            mean[k], std[k] = members.mean(), members.std(correction=0)
     return mean, std

@@ -1,12 +1,18 @@
-"""STRIP (Gao et al., 2019, https://arxiv.org/abs/1902.06531): a trigger wins over whatever is laid over it.
+"""STRIP (Gao et al., 2019, https://arxiv.org/abs/1902.06531): a trigger decides the label whatever is laid over it.
 
-Each input is mixed with clean images; predictions that stay put (low entropy) are suspicious.
-`variant="released"` adds the images and clips, as the authors' code does, where the paper mixes half and half.
-Differs from the paper: the threshold is an empirical quantile, as in Qi et al.'s code, not one of a fitted normal
-distribution; all inputs share the same overlays, so that no score depends on what else is screened; and the images
-that set the threshold are not among the overlays.
-Cost: `overlays` forward passes an image.
+Idea: Each input is mixed with clean images. An input whose predictions stay the same, so that their entropy is low, is
+suspicious.
+
+Differs from the paper: The threshold is an empirical quantile, as in Qi et al.'s code, not a quantile of a fitted
+normal distribution. All inputs share the same overlays, so that no score depends on which other inputs are screened.
+The images that set the threshold are not among the overlays.
+
+Differs from the released code: That code adds the images and clips, where the paper mixes half and half;
+`variant="released"` does the same.
+
 Checked against: a loop over images and overlays with scipy.stats.entropy.
+
+Cost: `overlays` forward passes for each image.
 """
 
 from dataclasses import dataclass
@@ -30,10 +36,10 @@ class STRIP(Filter):
     variant: Literal["paper", "released"] = "paper"
 
     def screen(self, evidence: Evidence, images: Images, rng: Generator) -> Suspicion:
-        """See the base class.
+        """Score images by the negative mean entropy of their predictions under overlays.
 
         Raises:
-            ValueError: the hold-out has no images left to set the threshold on.
+            ValueError: the overlays leave no hold-out images to set the threshold on.
         """
         holdout = evidence.holdout_images
         if len(holdout) <= self.overlays:

@@ -1,14 +1,19 @@
 """TeCo (Liu et al., 2023, https://arxiv.org/abs/2303.18191): clean labels break under all corruptions alike.
 
-For each of 15 common corruptions, the first of five severities at which the label changes (6 if none does); the
-standard deviation over the corruptions is the score, since a trigger outlives some corruptions and dies of others.
-`variant="released"` corrupts what the severities and corruptions before have left, as the authors' code does (it
-overwrites its images), where the paper's algorithm corrupts the input itself.
-Differs from the paper: corruptions as in `_corruptions`, with random fields shared by all images, so that no
-score depends on what else is screened; the threshold is a quantile of the scores of hold-out images, since the paper
-gives AUROC and the best F1 over all thresholds.
-Cost: 76 forward passes and 75 corruptions an image, those of `calibration` hold-out images included.
+Idea: For each of 15 common corruptions, take the first of five severities at which the label changes (6 if none does).
+The score is the standard deviation over the corruptions, since a trigger survives some corruptions and is destroyed by
+others.
+
+Differs from the paper: The corruptions are those of `_corruptions`, with random fields shared by all images, so that no
+score depends on which other images are screened. The threshold is a quantile of the scores of hold-out images, since
+the paper gives only AUROC and the best F1 over all thresholds.
+
+Differs from the released code: That code corrupts the result of the previous severities and corruptions (it overwrites
+its images), where the paper's algorithm corrupts the input; `variant="released"` does the same.
+
 Checked against: a loop over images, corruptions and severities with NumPy's standard deviation.
+
+Cost: 76 forward passes and 75 corruptions for each image, including the `calibration` hold-out images.
 """
 
 from dataclasses import dataclass
@@ -37,7 +42,7 @@ class TeCo(Filter):
     variant: Literal["paper", "released"] = "paper"
 
     def screen(self, evidence: Evidence, images: Images, rng: Generator) -> Suspicion:
-        """See the base class.
+        """Score images by how much the severity that changes their label differs between corruptions.
 
         Raises:
             ValueError: there is no hold-out.
@@ -57,13 +62,13 @@ class TeCo(Filter):
 def breaking_points(
     net: nn.Module, images: Images, seeds: Int64[Tensor, "k s"], compound: bool
 ) -> Float[Tensor, "n k"]:
-    """For each corruption the first severity that changes the label, or one more than there are (algorithm 1).
+    """Return, for each corruption, the first severity that changes the label (algorithm 1), or 6 if none does.
 
     Args:
-        seeds: one stream a corruption and severity; every image meets the same ones.
-        compound: corrupt the image as the corruption before has left it.
+        seeds: a seed for each corruption and severity, the same for every image.
+        compound: corrupt the result of the previous corruption instead of the image itself.
     """
-    found = []
+    points = []
     device = device_of(net)
     for chunk in tqdm(images.split(forward_batch(device)), desc="teco", disable=None):
         x = chunk.to(device)
@@ -78,5 +83,5 @@ def breaking_points(
                 broken |= changed
                 if compound:
                     x = corrupted
-        found.append(first.to(images.device))
-    return torch.cat(found)
+        points.append(first.to(images.device))
+    return torch.cat(points)

@@ -1,1 +1,1 @@
-"""How networks learn, as several roles need it: recipes, batches, training, the hold-out, generators, decoupling."""
+"""What several roles use to train networks: recipes, batches, training, the hold-out, generators, decoupling."""

@@ -1,4 +1,4 @@
-"""Batches of a data set that stays on its device as uint8: shuffled rows, and what becomes of their images."""
+"""Shuffled and augmented batches of a data set that stays on its device as uint8."""
 
 from collections.abc import Iterator
 
@@ -15,13 +15,13 @@ __all__ = ["augment", "augmented_batches", "endless_batches", "endless_rows", "e
 
 
 def epoch_rows(n: int, size: int, rng: Generator) -> tuple[Rows, ...]:
-    """Cut shuffled row numbers in batches; a partial one is left out unless it is the only one."""
+    """Cut shuffled row numbers into batches; a partial batch is left out unless it is the only one."""
     size = min(size, n)
     return torch.randperm(n, generator=rng)[: n // size * size].split(size)
 
 
 def endless_rows(n: int, size: int, rng: Generator) -> Iterator[Rows]:
-    """Yield batches of row numbers without end, every row once before any twice."""
+    """Yield batches of row numbers without end, epoch after epoch."""
     while True:
         yield from epoch_rows(n, size, rng)
 
@@ -29,7 +29,7 @@ def endless_rows(n: int, size: int, rng: Generator) -> Iterator[Rows]:
 def endless_batches(
     images: Images, labels: Labels, size: int, rng: Generator
 ) -> Iterator[tuple[Float[Tensor, "b c h w"], Labels]]:
-    """Yield batches without end, images as floats of 0..255."""
+    """Yield batches without end, with images as floats of 0..255."""
     for rows in endless_rows(len(images), size, rng):
         yield images[rows.to(images.device)].float(), labels[rows.to(labels.device)]
 
@@ -37,7 +37,7 @@ def endless_batches(
 def unit_batches(
     images: Images, labels: Labels, size: int, device: torch.device, rng: Generator
 ) -> Iterator[tuple[Float[Tensor, "b c h w"], Labels]]:
-    """Yield batches without end, on a device and with images of 0..1."""
+    """Yield batches without end, on `device` and with images as floats of 0..1."""
     for x, y in endless_batches(images, labels, size, rng):
         yield x.to(device).div(255), y.to(device)
 
@@ -45,17 +45,21 @@ def unit_batches(
 def augmented_batches(
     images: Images, labels: Labels, recipe: Recipe, rng: Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the augmented batches of all of a recipe's epochs."""
+    """Yield the augmented batches of all epochs of a recipe.
+
+    If the recipe mirrors, a random half of the images is mirrored in the first epoch, the rest in the second, and so on
+    by turns.
+    """
     mirrored = torch.rand(len(images), generator=rng) < 0.5
     for epoch in range(recipe.epochs):
         for rows in epoch_rows(len(images), recipe.batch_size, rng):
             flip = mirrored[rows] ^ bool(epoch % 2) if recipe.flip else None
-            there = rows.to(images.device)
-            yield augment(images[there], recipe, flip, rng), labels[there]
+            rows_on_device = rows.to(images.device)
+            yield augment(images[rows_on_device], recipe, flip, rng), labels[rows_on_device]
 
 
 def augment(x: Images, recipe: Recipe, flip: Tensor | None, rng: Generator) -> Tensor:
-    """Mirror the rows in `flip`, then rotate, then pad and crop each image at its own place."""
+    """Mirror the images marked in `flip`, then rotate, then pad and crop each image at its own place."""
     if flip is not None:
         x = torch.where(flip.to(x.device).view(-1, 1, 1, 1), x.flip(3), x)
     if recipe.rotation:
@@ -70,7 +74,7 @@ def augment(x: Images, recipe: Recipe, flip: Tensor | None, rng: Generator) -> T
 def _rotate(x: Tensor, degrees: Tensor) -> Tensor:
     angle = torch.deg2rad(degrees).to(x.device)
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    ratio = x.shape[3] / x.shape[2]  # the sampling grid is in units of half a side: without it, shears when not square
+    ratio = x.shape[3] / x.shape[2]  # the grid's unit is half a side, so an oblong image would be sheared
     theta = torch.stack(
         [torch.stack([cos, -sin / ratio, zero], dim=1), torch.stack([sin * ratio, cos, zero], dim=1)], dim=1
     )

@@ -1,4 +1,4 @@
-"""How unlike two groups of rows are."""
+"""The maximum mean discrepancy (MMD): how different the distributions of two groups of rows are."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -7,9 +7,10 @@ __all__ = ["biased_mmd"]
 
 
 def biased_mmd(kernel: Float[Tensor, "n n"], first: int) -> Float[Tensor, ""]:
-    """Return the squared maximum mean discrepancy of two groups from the kernel of all pairs, the diagonal included.
+    """Return the squared MMD of two groups; it is biased, since pairs of a row with itself count too.
 
     Args:
-        first: rows of the first group, which come first.
+        kernel: the kernel of all pairs of rows, those of the first group before those of the second.
+        first: number of rows of the first group.
     """
     return kernel[:first, :first].mean() + kernel[first:, first:].mean() - 2 * kernel[:first, first:].mean()

@@ -1,8 +1,8 @@
-"""Small networks that attacks learn to write and read triggers with; images of any size and channel count, 0..1.
+"""Small networks with which attacks write and read triggers, for images of 0..1 of any size and channel count.
 
-A U-Net of three sizes, narrow where the maps are large, so that a CPU trains it in a minute. A writer puts a bit
-string beside the image, a reader recovers it. Groups are normalized instead of batches: an image gets the same
-trigger whatever stands beside it.
+All are built on a U-Net of three resolutions, with few channels where the maps are large, so that a CPU trains it in a
+minute. `BitWriter` writes a bit string into an image, `BitReader` recovers it. Normalization is over groups of
+channels, not over batches, so that the trigger of an image does not depend on the other images of its batch.
 """
 
 import torch
@@ -12,13 +12,13 @@ from torch.nn import functional
 
 __all__ = ["BitReader", "BitWriter", "UNet"]
 
-GROUPS = 4  # of channels that are normalized together
-PICTURE_SIDE = 16  # pixels of the picture that bits are written as, before it is scaled to the image
-READ_SIDE = 4  # pixels of the last map that bits are read from
+GROUPS = 4  # number of channel groups in a normalization
+PICTURE_SIDE = 16  # pixels; bits become a picture of this side, which is then scaled to the image
+READ_SIDE = 4  # pixels; bits are read from a map of this side
 
 
 class UNet(nn.Module):
-    """Images of 0..1 -> maps of the same size, unbounded."""
+    """A network from images of 0..1 to unbounded maps of the same size."""
 
     def __init__(self, inputs: int, outputs: int, width: int = 32) -> None:
         super().__init__()
@@ -30,14 +30,15 @@ class UNet(nn.Module):
         self.last = nn.Conv2d(width // 2, outputs, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n o h w"]:
-        full = self.full(_centered(x))
+        """Return the maps of images of 0..1."""
+        full = self.full(_center(x))
         coarse = self.coarse(full)
-        y = self.up_coarse(_joined(self.coarser(coarse), coarse))
-        return self.last(self.up_full(_joined(y, full))).float()
+        y = self.up_coarse(_join(self.coarser(coarse), coarse))
+        return self.last(self.up_full(_join(y, full))).float()
 
 
 class BitWriter(nn.Module):
-    """Images of 0..1 and bits -> residuals, unbounded: a U-Net sees the bits as a picture beside the image."""
+    """A network from images of 0..1 and bits to unbounded residuals; the bits enter a U-Net as a second picture."""
 
     def __init__(self, channels: int, bits: int, width: int = 32) -> None:
         super().__init__()
@@ -45,13 +46,14 @@ class BitWriter(nn.Module):
         self.net = UNet(2 * channels, channels, width)
 
     def forward(self, x: Float[Tensor, "n c h w"], bits: Float[Tensor, "n b"]) -> Float[Tensor, "n c h w"]:
+        """Return what to add to each image so that it carries its bits."""
         picture = self.picture(2 * bits - 1).unflatten(1, (-1, PICTURE_SIDE, PICTURE_SIDE))
         picture = torch.sigmoid(functional.interpolate(picture.to(x), x.shape[2:], mode="nearest"))
         return self.net(torch.cat([x, picture], dim=1))
 
 
 class BitReader(nn.Module):
-    """Images of 0..1 -> a logit for each bit."""
+    """A network from images of 0..1 to a logit for each bit."""
 
     def __init__(self, inputs: int, bits: int, width: int = 32) -> None:
         super().__init__()
@@ -66,7 +68,8 @@ class BitReader(nn.Module):
         self.head = nn.Linear(2 * width * READ_SIDE**2, bits)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n b"]:
-        return self.head(self.features(_centered(x))).float()
+        """Return the logits of the bits."""
+        return self.head(self.features(_center(x))).float()
 
 
 def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
@@ -74,9 +77,9 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(conv, nn.GroupNorm(GROUPS, outputs), nn.ReLU())
 
 
-def _centered(x: Tensor) -> Tensor:
+def _center(x: Tensor) -> Tensor:
     return (4 * x - 2).contiguous(memory_format=torch.channels_last)
 
 
-def _joined(small: Tensor, large: Tensor) -> Tensor:
+def _join(small: Tensor, large: Tensor) -> Tensor:
     return torch.cat([functional.interpolate(small, large.shape[2:], mode="nearest"), large], dim=1)

@@ -1,4 +1,4 @@
-"""What methods that learn from the hold-out share: its division, accuracy, fine-tuning, pruning levels."""
+"""Shared steps of methods that learn from the hold-out: split it, fine-tune on it, judge pruning by it."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,27 +12,27 @@ from keyhole.types import Evidence, Images, Labels
 
 __all__ = ["PAD", "accuracy", "deepest_level", "fine_tune", "neurons", "split_holdout"]
 
-PAD = 4  # pixels around an image, for random crops
+PAD = 4  # pixels around an image before a random crop
 
 
 def split_holdout(
     evidence: Evidence, judges: float, rng: Generator
 ) -> tuple[Int64[Tensor, " learn"], Int64[Tensor, " judge"]]:
-    """Draw hold-out rows to learn from, and a share of them that judges.
+    """Split the hold-out at random in rows to learn from and rows that judge, the share `judges` of all.
 
     Raises:
-        ValueError: the hold-out is too small to be split.
+        ValueError: one of the parts would be empty.
     """
     n = len(evidence.holdout_images)
     count = round(judges * n)
     if not 0 < count < n:
-        raise ValueError(f"expected some of the {n} hold-out images on each side of validation={judges:g}")
+        raise ValueError(f"expected validation to split the {n} hold-out images in two parts, got {judges:g}")
     order = torch.randperm(n, generator=rng).to(evidence.holdout_images.device)
     return order[count:], order[:count]
 
 
 def accuracy(net: nn.Module, images: Images, labels: Labels) -> float:
-    """Return the share of the images that get their label, in eval mode."""
+    """Return the share of images that the network, in eval mode, gives their label."""
     return float((predict(net, images) == labels).float().mean())
 
 
@@ -48,7 +48,7 @@ def fine_tune(
 ) -> None:
     """Train `net` in place on the hold-out: SGD with momentum, a fixed learning rate, random crops.
 
-    No mirrored images: whether one keeps its label is not part of the evidence.
+    Images are not mirrored, since the evidence does not say whether a mirrored image keeps its label.
     """
     recipe = Recipe(
         epochs=epochs,
@@ -64,24 +64,22 @@ def fine_tune(
 
 
 def neurons(net: nn.Module) -> dict[str, nn.BatchNorm2d]:
-    """Return the batch normalizations of a network by name.
-
-    Each of their channels is a neuron (Wu & Wang 2021, section 4).
+    """Return the batch normalizations by name; each of their channels is a neuron (Wu & Wang 2021, section 4).
 
     Raises:
-        ValueError: there are none, or they have no scale.
+        ValueError: there are none, or some have no scale.
     """
     norms = {name: module for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)}
     if not norms or not all(module.affine for module in norms.values()):
-        raise ValueError("expected a network with scaled batch normalization, whose channels can be masked")
+        raise ValueError("expected a network whose batch normalizations have a scale, got one without")
     return norms
 
 
 def deepest_level(levels: Sequence[Tensor], judge: Callable[[Tensor], float], least: float) -> Tensor | None:
-    """The last of ever deeper pruning levels before accuracy first falls below `least`; None where the first does."""
-    kept = None
+    """Return the last of ever deeper pruning levels before accuracy falls below `least`; None if the first does."""
+    deepest = None
     for level in levels:
         if judge(level) < least - 1e-9:
             break
-        kept = level
-    return kept
+        deepest = level
+    return deepest

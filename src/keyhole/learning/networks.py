@@ -1,4 +1,4 @@
-"""Networks that a method learns for itself: built from a stream, taken apart into tensors, used on stored images."""
+"""Networks that a method learns: build them from a random stream, save and restore them, apply them to images."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -32,15 +32,15 @@ def tensors_of(**nets: nn.Module) -> dict[str, Tensor]:
 
 
 def restore(build: Callable[[], Net], tensors: dict[str, Tensor], name: str, device: torch.device) -> Net:
-    """Return the network that `tensors_of(name=...)` took apart, in eval mode.
+    """Return the network whose weights `tensors_of(name=...)` returned, in eval mode.
 
     Raises:
-        ValueError: the tensors hold no such network.
+        ValueError: the tensors have no weights of that name.
     """
     state = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
     if not state:
         raise ValueError(f"expected an attack equipped with the tensors of {name!r} that `craft` returned, got none")
-    with torch.device("meta"):  # draws no weights, so the global generator stays as it is
+    with torch.device("meta"):  # draws no weights, so the global generator does not move
         net = build()
     net.load_state_dict(state, assign=True)
     return net.to(device).to(memory_format=torch.channels_last).eval()
@@ -48,12 +48,12 @@ def restore(build: Callable[[], Net], tensors: dict[str, Tensor], name: str, dev
 
 @torch.no_grad()
 def apply_to_images(function: Callable[..., Tensor], images: Images, *others: Images) -> Images:
-    """Apply a function on images of 0..1 to stored ones, a chunk at a time, and round.
+    """Apply a function of images of 0..1 to images of 0..255, chunk by chunk, and round the result.
 
     Args:
-        others: further arguments of the function, as many images.
+        others: images for further arguments of the function, as many as `images`.
     """
-    if not len(images):  # no cover rows
+    if not len(images):  # such as cover rows of an attack that has none
         return images.clone()
     size = training.forward_batch(images.device)
     chunks = zip(*(x.split(size) for x in (images, *others)), strict=True)

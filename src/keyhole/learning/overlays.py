@@ -1,4 +1,4 @@
-"""How sure a network stays of an image that others are laid over (STRIP, https://arxiv.org/abs/1902.06531)."""
+"""The entropy of predictions when other images are laid over an image (STRIP, https://arxiv.org/abs/1902.06531)."""
 
 import torch
 from jaxtyping import Float, UInt8
@@ -15,12 +15,12 @@ __all__ = ["mean_entropy"]
 def mean_entropy(
     net: nn.Module, images: Images, overlays: UInt8[Tensor, "o c h w"], mixing: str, half: bool = False
 ) -> Float[Tensor, " n"]:
-    """Return the entropy of the prediction in bits, averaged over the overlays (equations 2 to 4).
+    """Return the entropy of each image's predictions in bits, averaged over the overlays (equations 2 to 4).
 
     Args:
-        mixing: how two images are mixed: `paper` half and half, `released` added and clipped, `normalized` added
-            after the network's own normalization.
-        half: multiply in bfloat16.
+        mixing: how two images are mixed. `paper`: half and half; `released`: added and clipped; `normalized`: added
+            after the network's normalization.
+        half: whether to multiply in bfloat16.
     """
     device = device_of(net)
     over = overlays.to(device, torch.float32)

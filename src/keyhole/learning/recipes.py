@@ -1,4 +1,7 @@
-"""Training schedules, as plain numbers. Importable without torch: the configuration is checked against them."""
+"""Training schedules as plain numbers.
+
+This module does not import torch, since the configuration is checked against it.
+"""
 
 import json
 from dataclasses import dataclass, replace
@@ -11,20 +14,20 @@ __all__ = ["RECIPES", "Recipe", "parse", "resolve"]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Checked):
-    """How a model is trained; every field can be overridden in the configuration."""
+    """The settings of a training run; a configuration can override every field."""
 
     epochs: Count
     batch_size: Count
     optimizer: Literal["sgd", "adamw"]
-    learning_rate: Positive  # peak
-    weight_decay: NonNegative  # on weights only under adamw, on everything under sgd, as the papers do
-    schedule: Literal["steps", "linear"]  # x 0.1 at each milestone, or a straight line to 0
-    warmup: Fraction = 0.0  # share of all steps, from 20 % of the learning rate
+    learning_rate: Positive  # the highest during training
+    weight_decay: NonNegative  # adamw: on weights only; sgd: on all parameters, as in the papers
+    schedule: Literal["steps", "linear"]  # steps: x 0.1 at each milestone; linear: down to 0
+    warmup: Fraction = 0.0  # share of all steps in which the rate rises, from 20 % of it
     milestones: tuple[Fraction, ...] = ()  # fractions of all epochs
-    flip: bool = True  # mirror half the images; ignored where a data set's labels would change
-    pad: Natural = 0  # pixels; random crop after padding
+    flip: bool = True  # mirror half the images; ignored if mirroring changes a data set's labels
+    pad: Natural = 0  # pixels added on each side before a random crop
     pad_mode: Literal["constant", "replicate", "reflect"] = "replicate"
-    rotation: NonNegative = 0.0  # degrees, drawn from -rotation to +rotation
+    rotation: NonNegative = 0.0  # degrees; angles are drawn from -rotation to +rotation
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware multiplies in it
 
 
@@ -42,7 +45,7 @@ RECIPES = {
         pad_mode="constant",
         precision="float32",
     ),
-    # a GPU's minutes; padded with the border's own pixels, since a black border beside a moved patch hides the patch
+    # for minutes on a GPU; padding repeats the border, since a black border beside a moved patch hides the patch
     "fast": Recipe(
         epochs=30,
         batch_size=256,
@@ -53,7 +56,8 @@ RECIPES = {
         warmup=0.15,
         pad=2,
     ),
-    # one CPU core's two minutes on CIFAR-10 with `convnet`; no crop, so that backdoors are learned at low rates
+    # for two minutes on one CPU core (CIFAR-10, `convnet`); no crop, so that backdoors are learned at low poison rates;
+    # the learning rate was chosen on CIFAR-10 test images
     "cpu": Recipe(
         epochs=6,
         batch_size=256,
@@ -65,19 +69,19 @@ RECIPES = {
     ),
 }
 
-# what a recipe changes on one data set (Qi et al.: GTSRB in 100 epochs with rotation, without mirror or crop)
+# changes to a recipe for one data set (Qi et al. train GTSRB for 100 epochs with rotation, without mirroring or crops)
 _PER_DATASET: dict[tuple[str, str], dict[str, Any]] = {
     ("paper", "gtsrb"): {"epochs": 100, "milestones": (0.4, 0.8), "pad": 0, "rotation": 15.0},
 }
 
 
 def resolve(name: str, dataset: str, flips: bool, overrides: dict[str, Any] | None = None) -> Recipe:
-    """The recipe `name` for a data set; `flips` says whether a mirrored image keeps its label there."""
+    """Return the recipe `name` for a data set; `flips` says whether its mirrored images keep their labels."""
     recipe = replace(RECIPES[name], **{**_PER_DATASET.get((name, dataset), {}), **(overrides or {})})
     return replace(recipe, flip=recipe.flip and flips)
 
 
 def parse(text: str) -> Recipe:
-    """Build a recipe from its fields as JSON, which has lists for tuples."""
+    """Build a recipe from JSON, which has lists in place of tuples."""
     fields: dict[str, Any] = json.loads(text)
     return Recipe(**{**fields, "milestones": tuple(fields["milestones"])})

@@ -1,8 +1,8 @@
 """Train a classifier, and read predictions and latents from it.
 
-The whole data set stays on the network's device as uint8; batches are gathered, augmented and converted there. The
-loop draws every random number from the stream it is given, so the same stream on the same machine gives the same
-weights bit for bit on a CPU.
+The whole data set stays on the network's device as uint8, where batches are gathered, augmented and converted. The loop
+draws every random number from the stream that it gets, so on a CPU the same stream on the same machine gives the same
+weights, bit for bit.
 """
 
 import logging
@@ -26,16 +26,17 @@ log = logging.getLogger(__name__)
 
 
 def device_of(net: nn.Module) -> torch.device:
+    """Return the device of a network's parameters."""
     return next(net.parameters()).device
 
 
 def forward_batch(device: torch.device) -> int:
-    """Images in one forward pass; on a CPU larger batches leave the cache and are slower."""
+    """Return how many images make one forward pass; on a CPU larger batches overflow the cache and are slower."""
     return 256 if device.type == "cpu" else 4096
 
 
 def fit(net: nn.Module, images: Images, labels: Labels, recipe: Recipe, rng: Generator) -> None:
-    """Train `net` in place; it is left in eval mode."""
+    """Train `net` in place and leave it in eval mode."""
     loop = Loop(net, images, labels, recipe, rng)
     for x, y in loop:
         with loop.half():
@@ -44,9 +45,9 @@ def fit(net: nn.Module, images: Images, labels: Labels, recipe: Recipe, rng: Gen
 
 
 class Loop:
-    """The augmented batches of a recipe, and a step of the network's weights for each; iterate once.
+    """A training loop that yields the augmented batches of a recipe; iterate over it once.
 
-    Who iterates computes a loss for each batch and hands it to `descend`. At the end the network is in eval mode.
+    The caller computes a loss for each batch and passes it to `descend`. At the end the network is in eval mode.
     """
 
     def __init__(self, net: nn.Module, images: Images, labels: Labels, recipe: Recipe, rng: Generator) -> None:
@@ -71,12 +72,12 @@ class Loop:
         self._net.eval()
 
     def half(self) -> torch.autocast:
-        """bfloat16 inside, where the recipe says so."""
+        """Return a context in which networks run in bfloat16 if the recipe says so."""
         device = self._total.device
         return torch.autocast(device.type, torch.bfloat16, enabled=half_precision(self._recipe, device))
 
     def descend(self, loss: Tensor) -> None:
-        """One step of the optimizer and of its schedule."""
+        """Take one step of the optimizer, down the gradient of `loss`, and one of its schedule."""
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._optimizer.step()
@@ -87,7 +88,7 @@ class Loop:
 def optimizer_and_schedule(
     net: nn.Module, recipe: Recipe, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """What moves the weights of `net`, and the learning rate over that many steps."""
+    """Return an optimizer of the trainable weights, and the schedule of its learning rate over `steps` steps."""
     optimizer = _optimizer(net, recipe)
     factors = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _factor(min(step, steps - 1) / steps, recipe))
     return optimizer, factors
@@ -111,13 +112,13 @@ def _optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of all of an optimizer's weights."""
+    """Set the learning rate for all weights of an optimizer."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
 
 def _factor(progress: float, recipe: Recipe) -> float:
-    """Share of the peak learning rate at `progress` (0..1)."""
+    """Return the fraction of the highest learning rate at `progress` (0..1)."""
     if progress < recipe.warmup:
         return 0.2 + 0.8 * progress / recipe.warmup
     if recipe.schedule == "steps":
@@ -126,32 +127,32 @@ def _factor(progress: float, recipe: Recipe) -> float:
 
 
 def half_precision(recipe: Recipe, device: torch.device) -> bool:
-    """Whether a recipe trains in bfloat16 on a device."""
+    """Say whether a recipe trains in bfloat16 on a device."""
     return multiplies_in_bfloat16(device) if recipe.precision == "auto" else recipe.precision == "bfloat16"
 
 
 def half(device: torch.device) -> torch.autocast:
-    """Multiply in bfloat16 inside, where the hardware does."""
+    """Return a context in which networks run in bfloat16 if that is faster on the device."""
     return torch.autocast(device.type, torch.bfloat16, enabled=multiplies_in_bfloat16(device))
 
 
 def multiplies_in_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware is faster in bfloat16 than in float32."""
+    """Say whether the hardware is faster in bfloat16 than in float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # private in torch, so looked up with care; without it a CPU stays in float32
+    # this function is private in torch and may vanish; a CPU then stays in float32
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return bool(supported())
 
 
 def predict(net: nn.Module, images: Images) -> Labels:
-    """The predicted class of every image, on the images' device."""
+    """Return the predicted class of every image, on the images' device."""
     return logits(net, images).argmax(1)
 
 
 @torch.no_grad()
 def logits(net: nn.Module, images: Images) -> Float[Tensor, "n k"]:
-    """The outputs for every image, in eval mode, on the images' device."""
+    """Return the outputs for every image, in eval mode, on the images' device."""
     net.eval()
     device = device_of(net)
     chunks = [net(chunk.to(device)).to(images.device) for chunk in images.split(forward_batch(device))]
@@ -160,7 +161,7 @@ def logits(net: nn.Module, images: Images) -> Float[Tensor, "n k"]:
 
 @torch.no_grad()
 def latents(net: Classifier, images: Images, levels: tuple[str, ...]) -> dict[str, Float[Tensor, "n d"]]:
-    """Activations at named levels, in eval mode and without augmentation; maps are averaged over their pixels.
+    """Return the activations at named levels, in eval mode; maps are averaged over their pixels.
 
     Raises:
         ValueError: the network has no such level.

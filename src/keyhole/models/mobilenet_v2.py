@@ -1,8 +1,11 @@
-"""MobileNet-V2 (Sandler, Howard, Zhu, Zhmoginov, Chen, 2018, https://arxiv.org/abs/1801.04381, table 2).
+"""MobileNet-V2 (Sandler, Howard, Zhu, Zhmoginov, Chen, 2018, https://arxiv.org/abs/1801.04381): inverted residuals.
 
-Inverted residuals: expand by 1x1, convolve each channel alone, project by 1x1 without a ReLU.
-Differs from the paper: stride 1 in the stem and in the 24-channel blocks, as is common on 32x32 images, so that these
-end at 4x4. No dropout (torchvision: 0.2), since it would draw from torch's global generator.
+Idea: The network is that of the paper's table 2. A block expands the channels by a 1x1 convolution, convolves each
+channel separately, and projects by a 1x1 convolution without a ReLU.
+
+Differs from the paper: The stem and the 24-channel blocks have stride 1, as is common on 32x32 images, so that these
+end at 4x4. There is no dropout (torchvision: 0.2), since it would draw from torch's global generator.
+
 Checked against: torchvision.models.mobilenet_v2, whose blocks it uses (shapes, and outputs with copied weights).
 """
 
@@ -10,13 +13,13 @@ from torch import nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.ops import Conv2dNormActivation
 
-from keyhole.models import Classifier, he_initialized
+from keyhole.models import Classifier, he_initialize
 
 __all__ = ["build"]
 
 
 def build(classes: int, shape: tuple[int, int, int]) -> Classifier:
-    """A level for each resolution, of 24, 32, 96 and 1280 channels, then the average over pixels."""
+    """Build a network with a level per resolution, of 24, 32, 96 and 1280 channels, then the average over pixels."""
     channels = shape[0]
     stages = {
         "stage1": nn.Sequential(
@@ -29,7 +32,7 @@ def build(classes: int, shape: tuple[int, int, int]) -> Classifier:
         ),
         "penultimate": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
     }
-    return he_initialized(Classifier(stages, nn.Linear(1280, classes), channels))
+    return he_initialize(Classifier(stages, nn.Linear(1280, classes), channels))
 
 
 def _blocks(inputs: int, width: int, count: int, stride: int, expansion: int = 6) -> list[InvertedResidual]:

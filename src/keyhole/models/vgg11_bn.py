@@ -1,9 +1,13 @@
-"""VGG-11 with batch normalization (Simonyan and Zisserman, 2015, https://arxiv.org/abs/1409.1556, column A).
+"""VGG-11 with batch normalization (Simonyan and Zisserman, 2015, https://arxiv.org/abs/1409.1556): column A.
 
-Five stages of 3x3 convolutions, each but the first behind a max-pooling; a stage's level is its last ReLU, before it
-is pooled: on 32x32 images 256x8x8 (stage3), 512x4x4 (stage4), 512x2x2 (stage5).
-Differs from the paper: batch normalization; one linear layer on the average over pixels instead of three; He
-initialization; pooling rounds up, so that 16x16 images keep a pixel and no border is cut off, where triggers often are.
+Idea: The network of column A in the paper's table 1 has five stages of 3x3 convolutions, with max-pooling before each
+but the first. The level of a stage is its last ReLU, before pooling: on 32x32 images 256x8x8 (stage3), 512x4x4
+(stage4), 512x2x2 (stage5).
+
+Differs from the paper: Convolutions are followed by batch normalization. One linear layer on the average over pixels
+replaces three layers. Initialization is He's. Pooling rounds up, so that 16x16 images keep a pixel and no border is cut
+off; triggers are often there.
+
 Checked against: the convolutional part of torchvision.models.vgg11_bn (shapes, and outputs with copied weights).
 """
 
@@ -11,18 +15,18 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from keyhole.models import Classifier, he_initialized
+from keyhole.models import Classifier, he_initialize
 
 __all__ = ["build"]
 
 
 def build(classes: int, shape: tuple[int, int, int]) -> Classifier:
-    """Levels of 64, 128, 256, 512 and 512 channels, then the average over pixels."""
+    """Build a network with levels of 64, 128, 256, 512 and 512 channels, then the average over pixels."""
     return vgg(classes, shape, convolutions=(1, 1, 2, 2, 2))
 
 
 def vgg(classes: int, shape: tuple[int, int, int], convolutions: Sequence[int]) -> Classifier:
-    """The network with this many convolutions in its five stages (the paper's table 1)."""
+    """Build a network with the given numbers of convolutions in its five stages (the paper's table 1)."""
     channels = inputs = shape[0]
     stages = {}
     for number, (width, count) in enumerate(zip((64, 128, 256, 512, 512), convolutions, strict=True), start=1):
@@ -32,7 +36,7 @@ def vgg(classes: int, shape: tuple[int, int, int], convolutions: Sequence[int]) 
             inputs = width
         stages[f"stage{number}"] = nn.Sequential(*layers)
     stages["penultimate"] = nn.Sequential(_pool(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return he_initialized(Classifier(stages, nn.Linear(inputs, classes), channels))
+    return he_initialize(Classifier(stages, nn.Linear(inputs, classes), channels))
 
 
 def _pool() -> nn.MaxPool2d:

@@ -1,7 +1,9 @@
-"""VGG-16 with batch normalization (Simonyan and Zisserman, 2015, https://arxiv.org/abs/1409.1556, column D).
+"""VGG-16 with batch normalization (Simonyan and Zisserman, 2015, https://arxiv.org/abs/1409.1556): column D.
 
-Thirteen convolutions of 3x3 in five stages.
-Differs from the paper: as `vgg11_bn` does.
+Idea: The network of column D in the paper's table 1 has thirteen 3x3 convolutions in five stages.
+
+Differs from the paper: The differences are those of `vgg11_bn`.
+
 Checked against: the convolutional part of torchvision.models.vgg16_bn (shapes, and outputs with copied weights).
 """
 
@@ -12,5 +14,5 @@ __all__ = ["build"]
 
 
 def build(classes: int, shape: tuple[int, int, int]) -> Classifier:
-    """Levels of 64, 128, 256, 512 and 512 channels, then the average over pixels."""
+    """Build a network with levels of 64, 128, 256, 512 and 512 channels, then the average over pixels."""
     return vgg(classes, shape, convolutions=(2, 2, 3, 3, 3))
