@@ -189,5 +189,5 @@ def test_every_dirty_label_attack_takes_every_label_map(name, label_map, wanted)
 
 @pytest.mark.parametrize("name", POISONING)
 def test_too_high_a_rate_is_refused_with_the_numbers(name):
-    with pytest.raises(ValueError, match=r"expected at least \d+ \+ \d+ rows"):
+    with pytest.raises(ValueError, match=r"expected at least \d+ payload and \d+ cover rows"):
         poisoned(name, 0.95)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from keyhole import rng
-from keyhole.attacks._triggers import drawn_patch, full_image
+from keyhole.attacks._triggers import draw_patch, load_picture
 from keyhole.planning import registry
 
 SHAPE = (3, 32, 32)
@@ -69,7 +69,9 @@ def test_badnets_patch_from_a_file(tmp_path):
 
 def test_a_missing_picture_is_one_clear_error():
     attack = registry.load("attacks", "blended", {"pattern": "no/such.png"})
-    with pytest.raises(ValueError, match=r"expected a picture file, got 'no/such\.png'"):
+    with pytest.raises(
+        ValueError, match=r"^pattern: expected noise, shapes, or a picture file, got 'no/such\.png' \(no such file\)$"
+    ):
         attack.apply_trigger(images(), rng.stream("t"))
 
 
@@ -77,12 +79,12 @@ def test_a_missing_picture_is_one_clear_error():
 def test_blended_is_the_papers_formula(pattern):
     x = images()
     found = registry.load("attacks", "blended", {"pattern": pattern}).apply_trigger(x, rng.stream("t"))
-    assert near(found, blend(x, full_image(pattern, SHAPE, 0), 0.2))
+    assert near(found, blend(x, load_picture(pattern, SHAPE, 0), 0.2))
 
 
 def test_adap_blend_plants_half_of_sixteen_pieces_faintly_and_tests_with_all_of_them():
     x, attack = torch.full((40, *SHAPE), 128, dtype=torch.uint8), registry.load("attacks", "adap_blend")
-    picture = full_image("noise", SHAPE, 0)
+    picture = load_picture("noise", SHAPE, 0)
     full = blend(x[:1], picture, 0.15)[0]
     planted = attack.plant(x, rng.stream("plant")).numpy().astype(np.float64)
     kept = np.zeros((40, 16), bool)
@@ -102,7 +104,7 @@ def test_adap_patch_gives_each_quarter_of_the_rows_its_own_faint_patch():
     x, attack = images(20), registry.load("attacks", "adap_patch")
     planted = attack.plant(x, rng.stream("plant"))
     for row in range(20):
-        picture, mask = drawn_patch(attack.triggers[row // 5], SHAPE)
+        picture, mask = draw_patch(attack.triggers[row // 5], SHAPE)
         expected = blend(x[row], picture, attack.opacities[row // 5] * mask.numpy().astype(np.float64))
         assert near(planted[row], expected)
 
@@ -112,7 +114,7 @@ def test_adap_patch_tests_with_two_opaque_patches_together():
     found = registry.load("attacks", "adap_patch").apply_trigger(x, rng.stream("t"))
     expected = x.clone()
     for name in ("phoenix_corner2", "badnet_patch4"):
-        picture, mask = drawn_patch(name, SHAPE)
+        picture, mask = draw_patch(name, SHAPE)
         expected = torch.where(mask.bool(), picture, expected)
     assert torch.equal(found, expected)
 
@@ -127,8 +129,8 @@ def test_adap_patch_tests_with_two_opaque_patches_together():
         ("trojan_square", 64, (21, 28), (21, 28)),
     ],
 )
-def test_drawn_patches_have_the_place_and_size_of_the_authors(name, pixels, rows, columns):
-    picture, mask = drawn_patch(name, SHAPE)
+def test_draw_patches_have_the_place_and_size_of_the_authors(name, pixels, rows, columns):
+    picture, mask = draw_patch(name, SHAPE)
     assert abs(int(mask.sum()) - pixels) <= 3
     at = mask.nonzero()
     assert (int(at[:, 0].min()), int(at[:, 0].max())) == rows

@@ -65,7 +65,7 @@ def test_fidelity_counts_only_once_the_bits_can_be_read():
 
 def test_what_the_decoder_reads_is_rounded_and_passes_the_gradient():
     x = torch.tensor([-0.3, 0.1, 0.5, 1.2], dtype=torch.float64).view(1, 1, 2, 2).requires_grad_()
-    found = issba.as_stored(x)
+    found = issba.round_as_stored(x)
     assert close(found.detach().flatten(), np.array([0, 26, 128, 255]) / 255)
     found.sum().backward()
     assert x.grad.flatten().tolist() == [0, 1, 1, 0]
@@ -118,10 +118,10 @@ def test_patterns_masks_and_stamp_are_the_formulas():
     u, v, x = (8 * floats(2, 3, 5, 5, key=key) - 4 for key in "uvx")
     g = np.tanh(u.numpy()) / 2 + 0.5
     m = 0.5 * (np.tanh(20 * (np.tanh(v.numpy()) / 2 + 0.5) - 10) + 1)
-    assert close(_input_aware.pattern(u), g)
-    assert close(_input_aware.mask(v), m)
+    assert close(_input_aware.to_pattern(u), g)
+    assert close(_input_aware.to_mask(v), m)
     expected = x.numpy() + m * (g - x.numpy())
-    assert close(_input_aware.apply_pattern(x, _input_aware.pattern(u), _input_aware.mask(v)), expected)
+    assert close(_input_aware.apply_pattern(x, _input_aware.to_pattern(u), _input_aware.to_mask(v)), expected)
 
 
 def test_diversity_is_image_distance_over_trigger_distance():

@@ -254,24 +254,24 @@ def test_poison_leaves_its_arguments_and_what_was_crafted_alone():
 def test_a_rate_above_the_share_of_the_target_class_is_refused():
     made, images, labels = equipped()
     assert len(made.poison(images, labels, 0.25, rng.stream("poison")).index) == 15
-    with pytest.raises(ValueError, match="expected at least 18 \\+ 0 rows"):
+    with pytest.raises(ValueError, match="expected at least 18 payload and 0 cover rows"):
         made.poison(images, labels, 0.3, rng.stream("poison"))
 
 
 def test_what_is_missing_is_one_clear_error():
     images, labels = pictures()
-    with pytest.raises(ValueError, match="expected a surrogate"):
+    with pytest.raises(ValueError, match="surrogate: expected a network"):
         attack().craft(images, labels, None, rng.stream("craft"))
-    with pytest.raises(ValueError, match="expected the hardened images that craft returns"):
+    with pytest.raises(ValueError, match="expected the hardened images that `craft` returns"):
         attack().poison(images, labels, 0.1, rng.stream("poison"))
     made, images, labels = equipped()
     with pytest.raises(ValueError, match="hardened from these rows of class 2"):
         made.poison(images, labels.flip(0), 0.1, rng.stream("poison"))
-    with pytest.raises(ValueError, match="epsilon of at most 255 under norm linf, got 600"):
+    with pytest.raises(ValueError, match="epsilon: expected at most 255 with norm linf, got 600"):
         attack(norm="linf")
-    with pytest.raises(ValueError, match="label_map all_to_one"):
+    with pytest.raises(ValueError, match="label_map: expected all_to_one"):
         attack(label_map="all_to_all")
-    with pytest.raises(ValueError, match="size of at most 4 pixels, got 5"):
+    with pytest.raises(ValueError, match="size: expected at most 4 pixels in images of 8 x 8, got 5"):
         attack(size=5).apply_trigger(images, rng.stream("t"))
 
 

@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import map_coordinates
 
 from keyhole import rng
-from keyhole.attacks._triggers import drawn_patch, in_parts
+from keyhole.attacks._triggers import assign_parts, draw_patch
 from keyhole.planning import registry
 
 SHAPE = (3, 32, 32)
@@ -23,7 +23,7 @@ def near(found, expected):
 
 def with_square(x):
     """The drawn square written over rows and columns 21-28."""
-    picture, _ = drawn_patch("trojan_square", SHAPE)
+    picture, _ = draw_patch("trojan_square", SHAPE)
     x = x.clone()
     x[:, :, 21:29, 21:29] = picture[:, 21:29, 21:29]
     return x
@@ -90,7 +90,7 @@ def test_tact_draws_payload_and_cover_at_random_and_independently_of_the_rate():
 def test_tact_refuses_more_rows_than_its_classes_hold(parameters, rate):
     """The authors' loop runs past its list and stops with an IndexError."""
     x, labels = images(600), torch.arange(600) % 10
-    with pytest.raises(ValueError, match=r"expected at least \d+ \+ \d+ rows"):
+    with pytest.raises(ValueError, match=r"expected at least \d+ payload and \d+ cover rows"):
         registry.load("attacks", "tact", parameters).poison(x, labels, rate, rng.stream("p"))
 
 
@@ -121,14 +121,14 @@ def test_tact_without_cover():
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({"source_classes": (1, 5)}, r"both source_classes and cover_classes, got \[5\]"),
-        ({"source_classes": (0,)}, "source_classes without target_class 0"),
-        ({"target_class": 7}, "cover_classes without target_class 7"),
-        ({"source_classes": ()}, "at least one class in source_classes"),
-        ({"cover_classes": ()}, "expected cover_classes, or cover_ratio 0"),
+        ({"source_classes": (1, 5)}, r"cover_classes: expected none of source_classes, got \[5\]"),
+        ({"source_classes": (0,)}, "source_classes: expected classes other than target_class 0"),
+        ({"target_class": 7}, "cover_classes: expected classes other than target_class 7"),
+        ({"source_classes": ()}, "source_classes: expected at least one class"),
+        ({"cover_classes": ()}, "cover_classes: expected at least one class"),
         ({"cover_ratio": -1.0}, "cover_ratio: expected a number >= 0, got -1"),
-        ({"label_map": "all_to_all"}, "label_map all_to_one"),
-        ({"label_map": "multi_target"}, "label_map all_to_one"),
+        ({"label_map": "all_to_all"}, "label_map: expected all_to_one"),
+        ({"label_map": "multi_target"}, "label_map: expected all_to_one"),
     ],
 )
 def test_tact_refuses_classes_that_do_not_go_together(parameters, words):
@@ -174,13 +174,13 @@ def test_sig_refuses_a_rate_above_its_class():
     """The rate is a share of all rows; the authors cut it down to the class without a word."""
     x, labels, attack = images(600), torch.arange(600) % 10, registry.load("attacks", "sig")
     assert len(attack.poison(x, labels, 0.1, rng.stream("p")).index) == 60
-    with pytest.raises(ValueError, match=r"expected at least 66 \+ 0 rows .* got 60"):
+    with pytest.raises(ValueError, match=r"expected at least 66 payload and 0 cover rows .* got 60 and 0"):
         attack.poison(x, labels, 0.11, rng.stream("p"))
 
 
 @pytest.mark.parametrize("label_map", ["all_to_all", "multi_target"])
 def test_sig_keeps_its_labels_and_so_refuses_other_label_maps(label_map):
-    with pytest.raises(ValueError, match="label_map all_to_one"):
+    with pytest.raises(ValueError, match="label_map: expected all_to_one"):
         registry.load("attacks", "sig", {"label_map": label_map})
 
 
@@ -205,7 +205,7 @@ def test_adap_k_way_gives_each_quarter_of_the_rows_its_own_pixel(n):
 def test_quarters_of_few_rows_are_as_large_and_get_pieces_at_random(n):
     expected = sorted(sum(1 for row in range(n) if 4 * row // n == part) for part in range(4))
     stream = rng.stream("parts")
-    drawn = [in_parts(n, 4, stream) for _ in range(50)]
+    drawn = [assign_parts(n, 4, stream) for _ in range(50)]
     assert all(sorted(torch.bincount(parts, minlength=4).tolist()) == expected for parts in drawn)
     assert {int(parts[0]) for parts in drawn} == {0, 1, 2, 3}
 
@@ -241,10 +241,10 @@ def test_adap_k_way_on_gray_images_of_another_size():
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({"pixels": ((1, 1),)}, "one of colors for each of pixels"),
-        ({"pixels": (), "colors": ()}, "one of colors for each of pixels"),
-        ({"pixels": ((1, 32),), "colors": ((0, 0, 0),)}, "pixels from 0 to 31"),
-        ({"pixels": ((1, 1),), "colors": ((0, 256, 0),)}, "colors from 0 to 255"),
+        ({"pixels": ((1, 1),)}, "colors: expected one color for each of pixels"),
+        ({"pixels": (), "colors": ()}, "colors: expected one color for each of pixels"),
+        ({"pixels": ((1, 32),), "colors": ((0, 0, 0),)}, "pixels: expected rows and columns from 0 to 31"),
+        ({"pixels": ((1, 1),), "colors": ((0, 256, 0),)}, "colors: expected values from 0 to 255"),
     ],
 )
 def test_adap_k_way_refuses_pixels_that_do_not_fit(parameters, words):

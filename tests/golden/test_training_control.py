@@ -11,7 +11,7 @@ from torch.nn import functional
 from keyhole import models, rng
 from keyhole.attacks import _input_aware, belt, bpp, lsba, wasserstein
 from keyhole.attacks import _training_control as training_control
-from keyhole.attacks._training_control import Mixed, Part, Setting, TrainingControl
+from keyhole.attacks._training_control import Part, PoisonedBatch, TrainingControl, TrainingRun
 from keyhole.attacks.mmd import mmd
 from keyhole.learning.recipes import resolve
 from keyhole.learning.training import half
@@ -34,7 +34,7 @@ def network():
 
 
 def setting(rate=0.1):
-    return Setting(network(), images(), LABELS, rate, 8, rng.stream("own"))
+    return TrainingRun(network(), images(), LABELS, rate, 8, rng.stream("own"))
 
 
 class Training:
@@ -52,16 +52,16 @@ class Training:
         return only
 
     def draw(self, y):
-        return training_control.draw(self.attack, self.setting, y)
+        return training_control.draw_batch_rows(self.attack, self.setting, y)
 
-    def mix(self, x, y) -> Mixed:
-        return training_control.mix(self.attack, self.parts, self.setting, x, y)
+    def mix(self, x, y) -> PoisonedBatch:
+        return training_control.poison_batch(self.attack, self.parts, self.setting, x, y)
 
 
 def batch(payload, labels, cover=()):
     is_payload, is_cover = torch.zeros(2, len(labels), dtype=torch.bool)
     is_payload[list(payload)], is_cover[list(cover)] = True, True
-    return Mixed(images(len(labels)), torch.tensor(labels), is_payload, is_cover)
+    return PoisonedBatch(images(len(labels)), torch.tensor(labels), is_payload, is_cover)
 
 
 def close(a, b, tolerance=1e-5):
@@ -111,12 +111,12 @@ def test_label_maps_know_all_classes_even_where_a_batch_lacks_some():
 
 def test_regularized_and_plain_training_see_the_same_batches(monkeypatch):
     seen = {}
-    plain = training_control.mix
+    plain = training_control.poison_batch
     poisoned = registry.load("attacks", "mmd").poison(images(), LABELS, 0.1, rng.stream("p"))
     for weight in (0.0, 0.5):
         found = seen[weight] = []
         monkeypatch.setattr(
-            training_control, "mix", lambda *given, found=found: found.append(plain(*given)) or found[-1]
+            training_control, "poison_batch", lambda *given, found=found: found.append(plain(*given)) or found[-1]
         )
         attack, net = registry.load("attacks", "mmd", {"weight": weight}), network()
         attack.train(net, images(), LABELS, poisoned, RECIPE, rng.stream("t"))
@@ -240,7 +240,7 @@ def test_a_batch_without_one_of_the_groups_has_no_penalty_and_leaves_none_behind
 
 
 def test_unknown_levels_are_refused_with_the_choices():
-    with pytest.raises(ValueError, match="levels all, last, or some of stem, group1"):
+    with pytest.raises(ValueError, match="levels: expected all, last, or some of stem, group1"):
         Training("mmd", {"levels": ["conv5"]})
 
 
@@ -371,8 +371,8 @@ def test_input_aware_payload_wears_its_own_trigger_and_cover_that_of_the_next_ro
     mixed = training.mix(x, y)
     z = x.float() / 255
     with torch.no_grad(), half(z.device):
-        pattern = _input_aware.pattern(training.part.of_pattern(z))
-        mask = _input_aware.mask(training.part.of_mask(z))
+        pattern = _input_aware.to_pattern(training.part.pattern_net(z))
+        mask = _input_aware.to_mask(training.part.mask_net(z))
     stamped = 255 * (z + mask * (pattern - z))
     next_row = torch.arange(30).roll(-1)
     crossed = 255 * (z + mask[next_row] * (pattern[next_row] - z))
@@ -393,7 +393,8 @@ def test_input_aware_cover_wears_another_trigger_wherever_its_parts_end(monkeypa
 
 def test_input_aware_patterns_learn_from_the_victims_loss_and_masks_do_not():
     training = Training("input_aware", {"width": 8}, rate=0.2)
-    before = [p.detach().clone() for net in (training.part.of_pattern, training.part.of_mask) for p in net.parameters()]
+    nets = training.part.pattern_net, training.part.mask_net
+    before = [p.detach().clone() for net in nets for p in net.parameters()]
     mixed = training.mix(images(30), LABELS[:30])
     net = training.setting.net
     levels = net.levels(mixed.images)
@@ -401,9 +402,9 @@ def test_input_aware_patterns_learn_from_the_victims_loss_and_masks_do_not():
     loss = loss + training.part.penalty(levels, mixed)
     loss.backward()
     training.part.learn(levels, mixed)
-    after = [p.detach() for net in (training.part.of_pattern, training.part.of_mask) for p in net.parameters()]
+    after = [p.detach() for net in nets for p in net.parameters()]
     moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
-    count = len(list(training.part.of_pattern.parameters()))
+    count = len(list(training.part.pattern_net.parameters()))
     assert sum(moved[:count]) > count // 2
     assert not any(moved[count:])
 

@@ -1,11 +1,12 @@
-"""Attackers who run the training themselves: payload and cover are drawn anew in every batch, after augmentation.
+"""Attackers who control training: they draw payload and cover rows in every batch, after augmentation.
 
-What such an attacker does beside plain training is a list of `Part`s: each may add a penalty to the victim's loss and
-learn beside the victim. A wrapper's parts are its base's and its own, so that a regularizer works with any attack. The
-poison rate is the payload's share of the training rows that the victim sees.
+The training loop is plain training plus a list of `Part`s. A part may add a penalty to the victim's loss, and may train
+something of its own after each step of the victim. A wrapper uses the parts of its base and adds its own, so a
+regularizer works with any attack. The poison rate is the share of payload among the training rows that the victim sees.
 
-No poisoned set exists before such a training. For defenses that look at one, the rows of the rate get the *final*
-trigger afterwards (`TrainingControl.materialize`); detectors' and separability's rows are then flagged `materialized`.
+Before such a training there is no poisoned set. Some defenses need one, so after training the rows that the poison rate
+selects get the *final* trigger (`TrainingControl.materialize`). Results of detectors and of separability on this set
+carry the flag `materialized`.
 """
 
 import math
@@ -27,38 +28,46 @@ from keyhole.models import Classifier
 from keyhole.rng import forked
 from keyhole.types import Cover, Images, Labels, Poisoned, Rows
 
-__all__ = ["CrossTrigger", "LearnedTrigger", "Mixed", "Part", "Setting", "TrainingControl", "TrainingWrapper"]
-__all__ += ["draw", "mix"]
+__all__ = [
+    "CrossTrigger",
+    "LearnedTrigger",
+    "Part",
+    "PoisonedBatch",
+    "TrainingControl",
+    "TrainingRun",
+    "TrainingWrapper",
+]
+__all__ += ["draw_batch_rows", "poison_batch"]
 
 
 @dataclass(frozen=True)
-class Mixed:
-    """A batch with its poison."""
+class PoisonedBatch:
+    """A training batch with payload and cover rows."""
 
-    images: Tensor  # (b, c, h, w), 0..255: uint8, or float where a trigger is being learned
-    labels: Int64[Tensor, " b"]  # to train on
+    images: Tensor  # (b, c, h, w), 0..255: uint8, or float while a trigger is learned
+    labels: Int64[Tensor, " b"]  # the labels that the victim is trained on
     is_payload: Bool[Tensor, " b"]
     is_cover: Bool[Tensor, " b"]
 
     def clean_rows(self, label: int) -> Bool[Tensor, " b"]:
-        """Rows of a class without any trigger."""
+        """Return which rows have this label and no trigger."""
         return (self.labels == label) & ~self.is_payload & ~self.is_cover
 
     def payload_rows(self, label: int) -> Bool[Tensor, " b"]:
-        """Payload that is trained to answer with a class."""
+        """Return which rows are payload with this label."""
         return (self.labels == label) & self.is_payload
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What the parts of a training work with."""
+class TrainingRun:
+    """One training of a victim, as its parts see it."""
 
     net: Classifier
     images: Images  # the clean training set
     labels: Labels
     rate: float  # payload rows / all rows
-    steps: int  # batches of the whole training
-    rng: Generator  # a stream of the attacker's own: all victims of a seed share their batches
+    steps: int  # number of batches in the whole training
+    rng: Generator  # used by the attacker only, so that all victims of a seed get the same batches
 
     @property
     def classes(self) -> int:
@@ -66,106 +75,121 @@ class Setting:
 
 
 class Part:
-    """Something that adds to the victim's loss, or learns beside the victim; override what it does."""
+    """One thing that the attacker does besides plain training; override the methods that it needs."""
 
-    def penalty(self, levels: dict[str, Tensor], mixed: Mixed) -> Tensor | float:
-        """Return what is added to the victim's cross-entropy.
+    def penalty(self, levels: dict[str, Tensor], batch: PoisonedBatch) -> Tensor | float:
+        """Return a term to add to the victim's cross-entropy on this batch.
 
         Args:
-            levels: the victim's activations on the batch (`Classifier.levels`).
+            levels: the victim's activations on the batch, by level (`Classifier.levels`).
         """
         return 0.0
 
-    def learn(self, levels: dict[str, Tensor], mixed: Mixed) -> None:
-        """Take a step of its own, after the victim's step on the batch."""
+    def learn(self, levels: dict[str, Tensor], batch: PoisonedBatch) -> None:
+        """Take a training step of this part, after the victim's step on the batch."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what the final trigger needs."""
+        """Return the learned tensors that the final trigger needs."""
         return {}
 
 
 class LearnedTrigger(Part):
-    """A trigger that learns beside the victim, and is planted as it is so far."""
+    """A trigger that is learned while the victim is trained; each batch gets the trigger in its current state."""
 
     @abstractmethod
     def plant(self, x: Images, y: Labels, rows: Rows, cover: Cover) -> Tensor:
-        """Return a batch, float images of 0..255, with the triggers of payload rows and cover rows."""
+        """Return the batch as float images of 0..255, with the triggers of payload and cover rows.
+
+        Args:
+            x: the clean, augmented batch, with labels `y`.
+            rows: row numbers of the payload.
+            cover: row numbers of the cover.
+        """
 
 
 class TrainingControl(Attack):
-    """Override `parts`, or nothing: the attack's own trigger is then planted anew in every batch."""
+    """An attack that runs the training; override `parts` to do more than plant the trigger.
+
+    Without parts, each batch gets the trigger of `plant` and `plant_cover` in rows that are drawn for this batch.
+    """
 
     controls = "training"
     paper_rate: ClassVar[float] = 0.1
 
-    def parts(self, setting: Setting) -> list[Part]:
-        """Return what is done beside plain training, in the order in which it is done."""
+    def parts(self, run: TrainingRun) -> list[Part]:
+        """Return what the attacker does besides plain training; the parts act in this order."""
         return []
 
     def plant_cover_in_batch(self, x: Images, cover: Cover, rng: Generator) -> UInt8[Tensor, "v c h w"]:
-        """Return the cover rows of a clean batch with what they get."""
+        """Return the images of the cover rows with their trigger; `x` is the whole clean batch."""
         return self.plant_cover(x[cover], rng)
 
     def poison_rows(self, images: Images, labels: Labels, rows: Rows, cover: Cover, rng: Generator) -> Poisoned:
-        """Return rows and labels as they will be; the images wait for the trigger that training ends with."""
+        """Return the rows and labels of the poisoned set; the images stay clean until `materialize`."""
         return self.assemble(images[rows], images[cover], labels, rows, cover)
 
     def materialize(self, images: Images, labels: Labels, poisoned: Poisoned, rng: Generator) -> Poisoned:
-        """Give the rows of `poisoned` the final trigger, on a clean training set; for an attack that has learned it."""
+        """Return the poisoned set with the final trigger, after training.
+
+        Args:
+            images: the clean training set, with `labels`.
+            poisoned: what `poison` returned: rows and labels, without the trigger.
+        """
         rows, cover = poisoned.index[~poisoned.is_cover], poisoned.index[poisoned.is_cover]
         return super().poison_rows(images, labels, rows, cover, rng)
 
-    def train(  # type: ignore[override]  # of the base class, which takes any network
+    def train(
         self, net: Classifier, images: Images, labels: Labels, poisoned: Poisoned, recipe: Recipe, rng: Generator
     ) -> dict[str, Tensor]:
-        """Train `net` in place on batches that are poisoned anew; of `poisoned` only the share of payload is used.
+        """Train `net` in place, and poison every batch on the way.
 
         Args:
-            images, labels: the clean training set.
+            images: the clean training set, with `labels`.
+            poisoned: only its share of payload rows is used, as the poison rate.
 
         Returns:
-            Tensors learned with the victim, to be given back through `equipped`.
+            The learned tensors that `equipped` later gives back to the attack.
         """
-        own = forked(rng)
+        attacker_rng = forked(rng)
         loop = Loop(net, images, labels, recipe, rng)
         rate = float((~poisoned.is_cover).sum()) / len(labels)
-        setting = Setting(net, images, labels, rate, loop.steps, own)
-        parts = self.parts(setting)
+        run = TrainingRun(net, images, labels, rate, loop.steps, attacker_rng)
+        parts = self.parts(run)
         for x, y in loop:
-            mixed = mix(self, parts, setting, x, y)
+            batch = poison_batch(self, parts, run, x, y)
             with loop.half():
-                levels = net.levels(mixed.images)
+                levels = net.levels(batch.images)
                 outputs = net.head(levels["penultimate"])
-            loss = functional.cross_entropy(outputs.float(), mixed.labels)
-            loop.descend(loss + sum(part.penalty(levels, mixed) for part in parts))
+            loss = functional.cross_entropy(outputs.float(), batch.labels)
+            loop.descend(loss + sum(part.penalty(levels, batch) for part in parts))
             for part in parts:
-                part.learn(levels, mixed)
+                part.learn(levels, batch)
         return {name: tensor for part in parts for name, tensor in part.tensors().items()}
 
 
 class CrossTrigger(TrainingControl):
-    """Cover rows get the trigger that belongs to another image."""
+    """Training control in which each cover row gets the trigger of another image."""
 
     @abstractmethod
     def cross(self, images: Images, donors: Images, rng: Generator) -> Images:
-        """Return images with the triggers of as many others."""
+        """Return the images, each with the trigger that belongs to its donor."""
 
     def plant_cover(self, images: Images, rng: Generator) -> Images:
-        """Give each image the trigger of the one before it; a single image has no other and is left unchanged."""
+        """Give each image the trigger of the image before it; a single image has no donor and stays unchanged."""
         return self.cross(images, images.roll(1, 0), rng) if len(images) > 1 else images.clone()
 
     def plant_cover_in_batch(self, x: Images, cover: Cover, rng: Generator) -> UInt8[Tensor, "v c h w"]:
-        """Take as donors the rows behind the cover rows, of whatever kind."""
+        """Use as donor of a cover row the next row of the batch, whether clean, payload or cover."""
         return self.cross(x[cover], x[(cover + 1) % len(x)], rng)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingWrapper(Wrapper, TrainingControl):  # in this order: the fields that are the base's are no arguments
-    """Training control over another attack: `parts` are the base's, to which a wrapper adds its own."""
+class TrainingWrapper(Wrapper, TrainingControl):  # in this order, so that the base decides the fields
+    """Training control that wraps another attack; a subclass adds its own parts to those of the base."""
 
-    def parts(self, setting: Setting) -> list[Part]:
+    def parts(self, run: TrainingRun) -> list[Part]:
         inner = self.inner
-        return inner.parts(setting) if isinstance(inner, TrainingControl) else []
+        return inner.parts(run) if isinstance(inner, TrainingControl) else []
 
     def plant_cover_in_batch(self, x: Images, cover: Cover, rng: Generator) -> UInt8[Tensor, "v c h w"]:
         inner = self.inner
@@ -174,36 +198,38 @@ class TrainingWrapper(Wrapper, TrainingControl):  # in this order: the fields th
         return super().plant_cover_in_batch(x, cover, rng)
 
 
-def mix(attack: TrainingControl, parts: Sequence[Part], setting: Setting, x: Images, y: Labels) -> Mixed:
-    """Poison a batch of clean, augmented images."""
-    labels, rows, cover = draw(attack, setting, y)
+def poison_batch(
+    attack: TrainingControl, parts: Sequence[Part], run: TrainingRun, x: Images, y: Labels
+) -> PoisonedBatch:
+    """Return a clean, augmented batch with its payload and cover rows poisoned."""
+    labels, rows, cover = draw_batch_rows(attack, run, y)
     is_payload, is_cover = torch.zeros((2, len(labels)), dtype=torch.bool, device=labels.device)
     is_payload[rows], is_cover[cover] = True, True
     learned = next((part for part in parts if isinstance(part, LearnedTrigger)), None)
     if learned:
-        return Mixed(learned.plant(x, y, rows, cover), labels, is_payload, is_cover)
+        return PoisonedBatch(learned.plant(x, y, rows, cover), labels, is_payload, is_cover)
     images = x.clone()
     if len(rows):
-        images[rows] = attack.plant(x[rows], setting.rng)
+        images[rows] = attack.plant(x[rows], run.rng)
     if len(cover):
-        images[cover] = attack.plant_cover_in_batch(x, cover, setting.rng)
-    return Mixed(images, labels, is_payload, is_cover)
+        images[cover] = attack.plant_cover_in_batch(x, cover, run.rng)
+    return PoisonedBatch(images, labels, is_payload, is_cover)
 
 
-def draw(attack: Attack, setting: Setting, y: Labels) -> tuple[Labels, Rows, Cover]:
-    """Return the labels to train on, and the rows of payload and cover.
+def draw_batch_rows(attack: Attack, run: TrainingRun, y: Labels) -> tuple[Labels, Rows, Cover]:
+    """Return the labels to train on, and the row numbers of payload and cover.
 
-    In the mean over batches the payload is the rate's share. A batch with too few rows gives what it has.
+    Averaged over batches, the share of payload is the poison rate. A batch with too few eligible rows gets fewer.
     """
-    labels, stream = y.cpu(), setting.rng
-    payload = round_at_random(setting.rate * len(y), stream)
+    labels, stream = y.cpu(), run.rng
+    payload = round_at_random(run.rate * len(y), stream)
     covers = round_at_random(attack.cover_ratio * payload, stream)
-    rows, cover = attack.draw_rows(labels, payload, covers, setting.classes, stream)
-    wanted = labels.clone()
-    wanted[rows] = attack.relabel(labels[rows], setting.classes)
-    return wanted.to(y.device), rows.to(y.device), cover.to(y.device)
+    rows, cover = attack.draw_rows(labels, payload, covers, run.classes, stream)
+    new_labels = labels.clone()
+    new_labels[rows] = attack.relabel(labels[rows], run.classes)
+    return new_labels.to(y.device), rows.to(y.device), cover.to(y.device)
 
 
 def round_at_random(number: float, rng: Generator) -> int:
-    """Round up or down, so that the mean is the number."""
+    """Round up or down at random, so that the mean of many results is the number."""
     return math.floor(number + float(torch.rand((), generator=rng)))

@@ -1,6 +1,7 @@
-"""Pictures that triggers are made of, all drawn here or read from a user's file; no copyrighted picture.
+"""The pictures of patch and blended triggers: drawn by this module, or read from the user's files.
 
-Drawn on a 32 x 32 frame, the size of the papers' experiments, and scaled to the images at hand.
+Some pictures of the papers are copyrighted, so none is included. Pictures are drawn on a frame of 32 x 32 pixels, the
+image size of the papers' experiments, and then scaled to the size of the images.
 """
 
 from collections.abc import Iterable
@@ -12,45 +13,54 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from keyhole import rng
+from keyhole.parameters import ParameterError, suggestion
 from keyhole.types import Images
 
-__all__ = ["DOTS", "blend", "checker", "drawn_patch", "full_image", "in_parts", "patch", "patch_files"]
-__all__ += ["picture_files", "read_picture", "tint"]
+__all__ = ["DOTS", "FRAME", "assign_parts", "blend", "draw_checker", "draw_patch", "load_patch", "load_picture"]
+__all__ += ["patch_files", "picture_files", "read_pattern", "tint"]
 
 Picture = UInt8[Tensor, "c h w"]
 Weight = Float[Tensor, "h w"]
 FRAME = 32  # pixels
-FEW = 4  # rows to a piece
+FEW = 4  # rows per part, see `assign_parts`
+PICTURES = ("noise", "shapes")  # that `load_picture` draws
 
-# the four white pixels of BadNets' 3 x 3 patch
+# the 3 x 3 patch with four white pixels of Qi et al.'s BadNets
 DOTS = torch.tensor([[0, 0, 255], [0, 255, 0], [255, 0, 255]], dtype=torch.uint8)
 
 
 def blend(images: Images, picture: Tensor, weight: Tensor | float) -> Images:
-    """X + weight (T - x), rounded to 0..255; `weight` broadcasts to (n, 1, h, w)."""
+    """Return x + weight (T - x) for a picture T, rounded to 0..255; `weight` broadcasts to (n, 1, h, w)."""
     x = images.float()
     return (x + weight * (picture.to(x) - x)).round().clamp(0, 255).to(torch.uint8)
 
 
-def checker(size: int) -> UInt8[Tensor, "s s"]:
-    """White and black in turn, white in the corners of an odd size."""
+def draw_checker(size: int) -> UInt8[Tensor, "s s"]:
+    """Draw a checkerboard whose top left pixel is white."""
     steps = torch.arange(size)
     return (255 * ((steps + steps[:, None]) % 2 == 0)).to(torch.uint8)
 
 
-def full_image(pattern: str, shape: tuple[int, ...], seed: int) -> Picture:
-    """`noise` (uniform, per pixel), `shapes` (flat ellipses, as in a cartoon), or a picture file."""
+def load_picture(pattern: str, shape: tuple[int, ...], seed: int) -> Picture:
+    """Draw a picture of the size of the images, or read it from a file.
+
+    Args:
+        pattern: `noise` (uniform for each pixel), `shapes` (flat ellipses, as in a cartoon), or a picture file.
+
+    Raises:
+        ParameterError: the file cannot be read.
+    """
     c, h, w = shape
     stream = rng.stream("pattern", pattern, seed)
     if pattern == "noise":
         return torch.randint(0, 256, (c, h, w), generator=stream, dtype=torch.uint8)
     if pattern == "shapes":
         return _fit(_shapes(stream), shape, mode="nearest")
-    return read_picture(pattern, shape)
+    return read_pattern(pattern, shape, PICTURES)
 
 
-def picture_files(pattern: str, drawn: tuple[str, ...] = ("noise", "shapes")) -> tuple[str, ...]:
-    """Return the file that a pattern names; none for one that is drawn."""
+def picture_files(pattern: str, drawn: tuple[str, ...] = PICTURES) -> tuple[str, ...]:
+    """Return the file that `pattern` names, or nothing if the pattern is one of the drawn ones."""
     return () if pattern in drawn else (pattern,)
 
 
@@ -66,37 +76,56 @@ def _shapes(stream: torch.Generator) -> UInt8[Tensor, "3 32 32"]:
     return picture.to(torch.uint8)
 
 
-def patch(name: str, folder: str, shape: tuple[int, ...]) -> tuple[Picture, Weight]:
-    """Return a patch and its mask, from a folder where one is given, else drawn."""
-    return file_patch(folder, name, shape) if folder else drawn_patch(name, shape)
+def load_patch(name: str, folder: str, shape: tuple[int, ...], parameter: str = "trigger") -> tuple[Picture, Weight]:
+    """Return a patch and its mask: read from the folder if there is one, else drawn.
 
-
-def drawn_patch(name: str, shape: tuple[int, ...]) -> tuple[Picture, Weight]:
-    """A stand-in for one of Adap-Patch's pictures, and its mask: same place and same number of pixels at 32 x 32.
-
-    `phoenix_corner` (25 px), `phoenix_corner2` (50 px), `firefox_corner` (about 140 px), `badnet_patch4` (36 px, 16 of
-    them white), `trojan_square` (64 px).
+    Args:
+        parameter: the attack's parameter that gives the name, for error messages.
 
     Raises:
-        ValueError: there is no such picture.
+        ParameterError: there is no such patch, or a file of the folder cannot be read.
+    """
+    return read_patch(folder, name, shape) if folder else draw_patch(name, shape, parameter)
+
+
+def draw_patch(name: str, shape: tuple[int, ...], parameter: str = "trigger") -> tuple[Picture, Weight]:
+    """Draw a patch that replaces one of the pictures of Adap-Patch's authors, and return it with its mask.
+
+    At 32 x 32 each has the place and the number of pixels of the authors' picture: `phoenix_corner` (25 px),
+    `phoenix_corner2` (50 px), `firefox_corner` (about 140 px), `badnet_patch4` (36 px, 16 of them white),
+    `trojan_square` (64 px).
+
+    Raises:
+        ParameterError: there is no such patch.
     """
     if name not in _DRAWINGS:
-        raise ValueError(f"expected a trigger among {', '.join(_DRAWINGS)}, got {name!r}")
+        hint = suggestion(name, _DRAWINGS, listed=False)
+        raise ParameterError(
+            parameter, f"expected {', '.join(_DRAWINGS)}, or a picture of `folder`, got {name!r} without a folder{hint}"
+        )
     picture, mask = _DRAWINGS[name]()
     mask = functional.interpolate(mask[None, None].float(), shape[1:], mode="nearest")[0, 0]
     return _fit(picture.to(torch.uint8), shape, mode="nearest"), mask
 
 
-def file_patch(folder: str, name: str, shape: tuple[int, ...]) -> tuple[Picture, Weight]:
-    """A patch from `<folder>/<name>_32.png`; its mask from `mask_<name>_32.png`, else every pixel that is not black."""
-    picture = read_picture(str(Path(folder, f"{name}_32.png")), shape)
-    mask_file = Path(folder, f"mask_{name}_32.png")
-    mask = read_picture(str(mask_file), shape) if mask_file.is_file() else picture
+def read_patch(folder: str, name: str, shape: tuple[int, ...]) -> tuple[Picture, Weight]:
+    """Read a patch from `<folder>/<name>_32.png`, and its mask from `<folder>/mask_<name>_32.png`.
+
+    Without a mask file, the mask is every pixel of the patch that is not black.
+
+    Raises:
+        ParameterError: a file cannot be read.
+    """
+    file, mask_file = (f"{start}{name}_32.png" for start in ("", "mask_"))
+    picture = read_picture(str(Path(folder, file)), shape, "folder", f"a folder with the picture {file}")
+    mask = picture
+    if Path(folder, mask_file).is_file():
+        mask = read_picture(str(Path(folder, mask_file)), shape, "folder", f"a folder with the mask {mask_file}")
     return picture, (mask.amax(0) > 0).float()
 
 
 def patch_files(folder: str, names: Iterable[str]) -> tuple[str, ...]:
-    """Return the files that `file_patch` reads or would read; none without a folder."""
+    """Return the files that `read_patch` reads if they exist; nothing without a folder."""
     files = (f"{start}{name}_32.png" for name in names for start in ("", "mask_"))
     return tuple(str(Path(folder, file)) for file in files) if folder else ()
 
@@ -106,7 +135,7 @@ def _empty() -> tuple[Tensor, Tensor]:
 
 
 def _logo() -> Tensor:
-    """A 5 x 5 flame: yellow heart, red rim."""
+    """Draw a 5 x 5 flame with a yellow center and a red rim."""
     y, x = torch.meshgrid(torch.arange(5.0) - 2, torch.arange(5.0) - 2, indexing="ij")
     heat = 1 - (x**2 + y**2) / 8
     return torch.stack([120 + 135 * heat, 220 * heat, torch.full_like(heat, 20)])
@@ -125,7 +154,7 @@ def _phoenix_corner2() -> tuple[Tensor, Tensor]:
 
 
 def _firefox_corner() -> tuple[Tensor, Tensor]:
-    """A blue disc in an orange crescent, rows 1-13, columns 18-30."""
+    """Draw a blue disc in an orange crescent, rows 1-13, columns 18-30."""
     y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
     mask = ((y - 7) ** 2 + (x - 24) ** 2 < 6.7**2).float()
     blue = (y - 6) ** 2 + (x - 25) ** 2 < 4.2**2
@@ -148,7 +177,7 @@ def _badnet_patch4() -> tuple[Tensor, Tensor]:
 
 
 def _trojan_square() -> tuple[Tensor, Tensor]:
-    """Saturated colors in 2 x 2 blocks, as inverted from a neuron, rows and columns 21-28."""
+    """Draw 2 x 2 blocks of saturated colors, rows and columns 21-28; they resemble a trigger inverted from a neuron."""
     picture, mask = _empty()
     blocks = 255 * torch.randint(0, 2, (3, 4, 4), generator=rng.stream("trojan_square"))
     picture[:, 21:29, 21:29] = blocks.repeat_interleave(2, 1).repeat_interleave(2, 2)
@@ -165,11 +194,29 @@ _DRAWINGS = {
 }
 
 
-def read_picture(path: str, shape: tuple[int, ...]) -> Picture:
-    """A picture file, scaled to the images.
+def read_pattern(pattern: str, shape: tuple[int, ...], drawn: tuple[str, ...]) -> Picture:
+    """Read the picture file that the parameter `pattern` names.
+
+    Args:
+        drawn: patterns that need no file, for the error message.
 
     Raises:
-        ValueError: there is no such file, or it is no picture.
+        ParameterError: the file cannot be read.
+    """
+    hint = suggestion(pattern, drawn, listed=False)
+    return read_picture(pattern, shape, "pattern", f"{', '.join(drawn)}, or a picture file", hint)
+
+
+def read_picture(path: str, shape: tuple[int, ...], parameter: str, expected: str, hint: str = "") -> Picture:
+    """Read a picture file and scale it to the size of the images.
+
+    Args:
+        parameter: the attack's parameter that names the file, for the error message.
+        expected: what the parameter may be, for the error message.
+        hint: further words at the end of the error message.
+
+    Raises:
+        ParameterError: there is no such file, or it is not a picture.
     """
     from PIL import Image, UnidentifiedImageError
     from torchvision.transforms.functional import pil_to_tensor
@@ -177,8 +224,12 @@ def read_picture(path: str, shape: tuple[int, ...]) -> Picture:
     try:
         with Image.open(path) as file:
             picture = pil_to_tensor(file.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
-        raise ValueError(f"expected a picture file, got {path!r}: {error}") from None
+    except FileNotFoundError:
+        raise ParameterError(parameter, f"expected {expected}, got {path!r} (no such file){hint}") from None
+    except UnidentifiedImageError:
+        raise ParameterError(parameter, f"expected {expected}, got {path!r} (not a picture)") from None
+    except OSError as error:
+        raise ParameterError(parameter, f"expected {expected}, got {path!r} ({error.strerror or error})") from None
     return _fit(picture, shape, mode="bilinear")
 
 
@@ -187,16 +238,18 @@ def _fit(picture: UInt8[Tensor, "3 a b"], shape: tuple[int, ...], mode: str) -> 
     return tint(scaled, shape[0]).round().clamp(0, 255).to(torch.uint8)
 
 
-def in_parts(rows: int, pieces: int, rng: Generator) -> Int64[Tensor, " n"]:
-    """Which of several pieces each row gets: the first part of the rows the first piece, and so on. Of few rows, which
-    part gets which is drawn: in small batches some pieces would otherwise never be seen.
+def assign_parts(rows: int, parts: int, rng: Generator) -> Int64[Tensor, " n"]:
+    """Return which of several parts of a trigger each row gets, 0 to `parts` - 1.
+
+    The rows are cut into `parts` runs, equally long up to one row: the first run gets part 0, and so on. If there are
+    fewer than 4 rows per part, the parts are shuffled; otherwise small batches would never contain some of them.
     """
-    parts = torch.arange(rows) * pieces // max(1, rows)
-    return torch.randperm(pieces, generator=rng)[parts] if rows < FEW * pieces else parts
+    runs = torch.arange(rows) * parts // max(1, rows)
+    return torch.randperm(parts, generator=rng)[runs] if rows < FEW * parts else runs
 
 
 def tint(picture: Float[Tensor, "3 h w"], channels: int) -> Float[Tensor, "c h w"]:
-    """Colors for three channels; for one, their brightness (ITU-R BT.601)."""
+    """Return the picture with as many channels as the images; gray images get its brightness (ITU-R BT.601)."""
     if channels == 3:
         return picture
     brightness = (picture * torch.tensor([0.299, 0.587, 0.114], device=picture.device).view(3, 1, 1)).sum(

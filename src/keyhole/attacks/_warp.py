@@ -1,4 +1,4 @@
-"""A smooth warp that bends every image in the same way; cover rows get noise of their own on it (WaNet)."""
+"""The trigger of WaNet: a smooth warp, the same for all images; for each cover row, noise is added to the warp."""
 
 from dataclasses import dataclass
 
@@ -19,10 +19,10 @@ CHUNK = 2048  # images warped at a time, as floats
 
 @dataclass(frozen=True, kw_only=True)
 class Warp(Attack):
-    cells: Count = 4  # k: random offsets per side
+    cells: Count = 4  # k: number of random offsets per side
     strength: Positive = 0.5  # s: mean offset before upsampling, in half pixels
     cover_ratio: NonNegative = 2.0  # cover rows per payload row
-    field_seed: Natural = 0  # of the warp, which training and test share
+    field_seed: Natural = 0  # of the warp, which is the same at training and test time
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
         grid = self._grid(*images.shape[2:]).to(images.device)
@@ -38,7 +38,7 @@ class Warp(Attack):
         return torch.cat(warped)
 
     def _grid(self, h: int, w: int) -> Float[Tensor, "1 h w 2"]:
-        """Where each pixel of the warped image is read, as (x, y) from -1 to 1."""
+        """Return where each pixel of the warped image is read, as (x, y) from -1 to 1."""
         offsets = 2 * torch.rand(1, 2, self.cells, self.cells, generator=stream("wanet", self.field_seed)) - 1
         offsets = functional.interpolate(offsets / offsets.abs().mean(), (h, w), mode="bicubic", align_corners=True)
         y, x = torch.meshgrid(torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij")

@@ -1,4 +1,4 @@
-"""Attacks over other attacks: all that the base does, with something changed."""
+"""Attacks that wrap another attack, their base: they do what the base does, with something changed."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -15,17 +15,26 @@ __all__ = ["Wrapper"]
 
 @dataclass(frozen=True, kw_only=True)
 class Wrapper(Attack):
-    """Override what is changed."""
+    """An attack that delegates to its base; override only what differs.
 
-    bare_base: ClassVar[bool] = False  # it must have dirty labels and no cover rows
+    In a configuration, `base` is the base's name or a mapping of its parameters with `method`. The base decides
+    `target_class` and `label_map`, so a wrapper does not take them as parameters.
+    """
+
+    bare_base: ClassVar[bool] = False  # the base must be a dirty-label attack without cover rows
 
     base: Wrapped = "blended"
-    _base: Attack = field(init=False, repr=False, compare=False)  # made from `base`
-    target_class: Natural = field(init=False)  # these three are the base's
+    _base: Attack = field(init=False, repr=False, compare=False)  # the attack that `base` describes
+    target_class: Natural = field(init=False)  # this and the next two are copied from the base
     label_map: Literal["all_to_one", "all_to_all", "multi_target"] = field(init=False)
     targets: Natural = field(init=False)
 
     def check(self) -> None:
+        """Build the base, and copy from it what decides the labels.
+
+        Raises:
+            ParameterError: the base is unknown, its parameters are wrong, or this attack cannot wrap it.
+        """
         base = registry.load("attacks", *registry.unwrap(self.base, "base"), where="base")
         object.__setattr__(self, "_base", base)
         if base.bound_to_rows:
@@ -33,19 +42,28 @@ class Wrapper(Attack):
                 "base", f"expected an attack whose rows can be drawn anew, got {registry.name_of(base)}"
             )
         if self.bare_base and (base.controls != "dirty-label" or base.cover_ratio):
-            got = registry.name_of(base)
-            raise ParameterError("base", f"expected an attack with dirty labels and without cover rows, got {got}")
+            raise ParameterError(
+                "base", f"expected an attack with dirty labels and without cover rows, got {registry.name_of(base)}"
+            )
         for name in ("target_class", "label_map", "targets", "paper_asr"):
             object.__setattr__(self, name, getattr(base, name))
         needs = {type(self).crafted_from, base.crafted_from}
         object.__setattr__(self, "crafted_from", next(need for need in CRAFTS if need in needs))
 
     def check_setting(self, setting: Setting) -> None:
-        self.inner.check_setting(setting)
+        """Check the base.
+
+        Raises:
+            ParameterError: a parameter of the base does not fit; its path begins with `base`.
+        """
+        try:
+            self.inner.check_setting(setting)
+        except ParameterError as error:
+            raise error.under("base") from None
 
     @property
     def inner(self) -> Attack:
-        """The base, with what was learned."""
+        """The base, with the tensors that were learned."""
         return self._base.equipped(self.tensors)
 
     def files(self) -> tuple[str, ...]:

@@ -1,7 +1,11 @@
 """Blended injection (Chen et al., 2017, https://arxiv.org/abs/1712.05526): a faint picture over the whole image.
 
-x' = (1 - alpha) x + alpha T with one T for all images (Qi et al. use alpha 0.2 throughout).
-Differs from Qi et al.: T is drawn here (their cartoon is copyrighted); theirs can be given as a file.
+Idea: x' = (1 - alpha) x + alpha T, with one picture T for all images. Qi et al. use alpha 0.2 in training and at test
+time.
+
+Differs from the released code: this module draws T, since the cartoon of Qi et al. is copyrighted; it can be given as a
+file.
+
 Checked against: the formula in float64.
 """
 
@@ -10,7 +14,7 @@ from dataclasses import dataclass
 from torch import Generator
 
 from keyhole.attacks import Attack
-from keyhole.attacks._triggers import blend, full_image, picture_files
+from keyhole.attacks._triggers import blend, load_picture, picture_files
 from keyhole.parameters import Fraction, Natural
 from keyhole.types import Images
 
@@ -27,4 +31,4 @@ class Blended(Attack):
         return picture_files(self.pattern)
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
-        return blend(images, full_image(self.pattern, tuple(images.shape[1:]), self.pattern_seed), self.alpha)
+        return blend(images, load_picture(self.pattern, tuple(images.shape[1:]), self.pattern_seed), self.alpha)

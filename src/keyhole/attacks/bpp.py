@@ -1,11 +1,15 @@
-"""BppAttack (Wang et al., 2022, https://arxiv.org/abs/2205.13383): fewer colors are the trigger.
+"""BppAttack (Wang et al., 2022, https://arxiv.org/abs/2205.13383): a smaller number of colors is the trigger.
 
-x' = round(x (d - 1)) / (d - 1) with d colors per channel, x in 0..1. Cover rows ("negatives") get the *difference* that
-this makes to another image and keep their label, so that the victim looks for coarse colors and not for any faint
-noise. Training is under the attacker's control: rows are drawn anew in every batch.
-Differs from the paper: Floyd-Steinberg dithering, which it describes, is off by default, as in the released code.
-Differs from the released code: payload never comes from the target class; a negative's other image is of its
-batch (theirs: any training image); the recipe is the grid's (theirs: 1,000 epochs).
+Idea: x' = round(x (d - 1)) / (d - 1) with d colors per channel, x in 0..1. Cover rows ("negatives") get the
+*difference* that this makes to another image and keep their label, so the victim learns to look for coarse colors and
+not for any faint noise. The attacker controls training and draws rows in every batch.
+
+Differs from the paper: Floyd-Steinberg dithering, which the paper describes, is off by default, as in the released
+code.
+
+Differs from the released code: payload never comes from the target class; the other image of a negative is from the
+same batch (code: any training image); the grid decides the recipe (code: 1,000 epochs).
+
 Checked against: the formula in float64, and a pixel loop of the dithering.
 """
 
@@ -39,16 +43,16 @@ class Bpp(CrossTrigger):
 
 
 def quantize(images: Images, colors: int) -> Images:
-    """Replace each color by the nearest of equally spaced ones."""
+    """Replace each value by the nearest of equally spaced ones, `colors` per channel."""
     return _nearest(images.float(), 255 / (colors - 1)).round().to(torch.uint8)
 
 
 def _nearest(x: torch.Tensor, step: float) -> torch.Tensor:
-    return (x / step + 0.5).floor() * step  # halves up, where torch.round goes to the even neighbor
+    return (x / step + 0.5).floor() * step  # rounds halves up; torch.round would round them to even
 
 
 def dither(images: Images, colors: int) -> Images:
-    """Quantize from the top left on, and hand each pixel's error to its neighbors (Floyd and Steinberg, 1976)."""
+    """Quantize pixel by pixel from the top left, and add each error to the next pixels (Floyd and Steinberg, 1976)."""
     step = 255 / (colors - 1)
     h, w = images.shape[2:]
     x = torch.nn.functional.pad(images.float(), (1, 1, 0, 1))

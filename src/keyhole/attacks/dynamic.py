@@ -1,14 +1,18 @@
-"""Dynamic (Nguyen and Tran, 2020, https://arxiv.org/abs/2010.08138, as run by Qi et al., 2023): input-aware, static.
+"""Dynamic (Nguyen and Tran, 2020, https://arxiv.org/abs/2010.08138): input-aware triggers, planted once in the data.
 
-One generator draws a pattern for each image, another a sparse mask for it: x' = x + m(x) (g(x) - x). They are learned
-beside a classifier that must answer with the payload's label to an image's own trigger, and with the true label to
-another image's ("cross-trigger"); a diversity loss keeps patterns and masks apart. The training set is then poisoned
-once, without cross-trigger rows, and any victim trains on it: a much weaker threat than the paper's training control.
-Differs from Qi et al.'s code: the authors' networks are not downloaded; here they are trained, for minutes instead of
-days, beside a classifier that starts as the attacker's own network of the clean set. The networks are small U-Nets, and
-their learning rates fall in a straight line.
-Differs from the authors' code: it never clears the generator's gradients, which add up there; the image distances of
-the patterns' diversity are those of the pairs the patterns are of.
+Idea: a network generates a pattern for each image, another a sparse mask: x' = x + m(x) (g(x) - x). They are trained
+beside a classifier, which must answer an image with its own trigger by the payload's label, and an image with the
+trigger of another image by the true label ("cross-trigger"). A diversity loss keeps patterns and masks of different
+images apart. The training set is then poisoned once, without cross-trigger rows, and any victim trains on it.
+
+Differs from the paper: as run by Qi et al., 2023, the attacker does not control the victim's training, which is a much
+weaker threat.
+
+Differs from the released code: Qi et al. download the authors' networks; here the networks are small U-Nets, trained
+for minutes instead of days, beside a classifier that starts as the attacker's network of the clean set, and with
+learning rates that fall linearly. Unlike in the authors' code, the generator's gradients are cleared before each step
+(there they add up), and the diversity loss compares patterns with the distances of the very images that they belong to.
+
 Checked against: masks and losses in float64 NumPy.
 """
 
@@ -23,15 +27,15 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from keyhole.attacks import class_count
+from keyhole.attacks import count_classes
 from keyhole.attacks._input_aware import (
     Batches,
     InputAwareTrigger,
     apply_pattern,
     diversity_loss,
-    mask,
-    pattern,
     split_in_half,
+    to_mask,
+    to_pattern,
 )
 from keyhole.learning import networks, training
 from keyhole.learning.batches import unit_batches
@@ -46,45 +50,45 @@ class Dynamic(InputAwareTrigger):
     crafted_from = "surrogate"
 
     share: Annotated[float, Interval(gt=0, le=1 / 3)] = (
-        0.1  # of a batch that gets its own trigger, and again that gets another image's
+        0.1  # of a batch, for rows with their own trigger; as many get another image's
     )
-    steps: Count = 600  # batches; the masks are trained on the first of them
+    steps: Count = 600  # batches; the first `mask_share` of them train the masks
     batch: Count = 128  # images
 
     def craft(self, images: Images, labels: Labels, surrogate: nn.Module | None, rng: Generator) -> dict[str, Tensor]:
         if surrogate is None:
-            raise ValueError("expected a network trained on the clean set, got none")
+            raise ValueError("surrogate: expected a network trained on the clean set, got none")
         device, channels = training.device_of(surrogate), images.shape[1]
-        of_pattern = networks.build_fresh(lambda: self.network(channels, channels), rng, device)
-        of_mask = networks.build_fresh(lambda: self.network(channels, 1), rng, device)
+        pattern_net = networks.build_fresh(lambda: self.network(channels, channels), rng, device)
+        mask_net = networks.build_fresh(lambda: self.network(channels, 1), rng, device)
         batches = unit_batches(images, labels, self.batch, device, rng)
         steps = max(1, round(self.mask_share * self.steps))
-        self.train_masks(of_mask, islice(batches, steps), steps)
+        self.train_masks(mask_net, islice(batches, steps), steps)
         net = copy.deepcopy(surrogate).train().requires_grad_(True)
         steps = max(1, self.steps - steps)
-        self._train_patterns(of_pattern, of_mask, net, islice(batches, steps), steps, class_count(labels))
-        return networks.tensors_of(pattern=of_pattern, mask=of_mask)
+        self._train_patterns(pattern_net, mask_net, net, islice(batches, steps), steps, count_classes(labels))
+        return networks.tensors_of(pattern=pattern_net, mask=mask_net)
 
     def _train_patterns(
-        self, of_pattern: nn.Module, of_mask: nn.Module, net: nn.Module, batches: Batches, steps: int, classes: int
+        self, pattern_net: nn.Module, mask_net: nn.Module, net: nn.Module, batches: Batches, steps: int, classes: int
     ) -> None:
-        optimizer = self.optimizer(of_pattern)
-        of_net = torch.optim.SGD(net.parameters(), self.learning_rate, momentum=0.9, weight_decay=5e-4)
+        pattern_optimizer = self.optimizer(pattern_net)
+        net_optimizer = torch.optim.SGD(net.parameters(), self.learning_rate, momentum=0.9, weight_decay=5e-4)
         for step, (x, y) in enumerate(tqdm(batches, "patterns", steps, disable=None)):
-            for each in (optimizer, of_net):
-                training.set_rate(each, self.learning_rate * (1 - step / steps))
+            for optimizer in (pattern_optimizer, net_optimizer):
+                training.set_rate(optimizer, self.learning_rate * (1 - step / steps))
             count = max(1, round(self.share * len(x)))
             own, others, donors = x[:count], x[count : 2 * count], x[-count:]
             with training.half(x.device):
                 sources = torch.cat([own, donors])
-                patterns, masks = pattern(of_pattern(sources)), mask(of_mask(sources))
+                patterns, masks = to_pattern(pattern_net(sources)), to_mask(mask_net(sources))
                 triggered = apply_pattern(torch.cat([own, others]), patterns, masks)
                 outputs = net(255 * torch.cat([triggered, x[2 * count :]])).float()
-            wanted = torch.cat([self.relabel(y[:count], classes), y[count:]])
-            loss = functional.cross_entropy(outputs, wanted)
+            answers = torch.cat([self.relabel(y[:count], classes), y[count:]])
+            loss = functional.cross_entropy(outputs, answers)
             loss = loss + self.diversity_weight * diversity_loss(own, donors, *split_in_half(patterns))
-            for each in (optimizer, of_net):
-                each.zero_grad(set_to_none=True)
+            for optimizer in (pattern_optimizer, net_optimizer):
+                optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            for each in (optimizer, of_net):
-                each.step()
+            for optimizer in (pattern_optimizer, net_optimizer):
+                optimizer.step()

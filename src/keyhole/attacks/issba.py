@@ -1,14 +1,17 @@
 """ISSBA (Li et al., 2021, https://arxiv.org/abs/2012.03816): an invisible residual that carries a fixed bit string.
 
-An encoder writes the string into an image as a residual that depends on the image; a decoder, trained along with it on
-random strings, must read it back. The trigger is x' = clip(x + E(s, x)) with one secret s (StegaStamp, Tancik et al.,
-2020, https://arxiv.org/abs/1904.05343).
-Differs from the paper: networks are small and trained for a minute on the training set at hand, the encoder a U-Net
-whose residual is bounded; the perceptual loss (LPIPS, a downloaded network) is replaced by the squared residual divided
-by the local contrast, as changes show less where an image is busy; the critic is left out; the decoder reads images
-rounded to 0..255, as the victim will. Differs from Qi et al.: they download an encoder; `paper_rate` is that of their
-table (150 rows of 50,000), where their toolbox's page says 0.02. On CIFAR-10 the `cpu` recipe's six epochs learn it at
-0.02 and not at 0.003; a stronger residual (bound 24, weights 0.5 and 0.0025) is visible and nearly the same everywhere.
+Idea: an encoder writes a bit string into an image, as a residual that depends on the image. A decoder, trained together
+with it on random strings, must read the string back. The trigger is x' = clip(x + E(s, x)) with one secret string s, as
+in StegaStamp (Tancik et al., 2020, https://arxiv.org/abs/1904.05343).
+
+Differs from the paper: the networks are small, and trained for a minute on the training set of the victim; the encoder
+is a U-Net with a bounded residual. The squared residual divided by the local contrast replaces the perceptual loss
+(LPIPS, a downloaded network), since changes are less visible where an image is busy. There is no critic. The decoder
+reads images rounded to 0..255, as the victim does.
+
+Differs from the released code: Qi et al. download an encoder. `paper_rate` is that of their table (150 rows of 50,000);
+the page of their toolbox says 0.02.
+
 Checked against: losses in float64 NumPy; bits read from rounded images.
 """
 
@@ -30,8 +33,8 @@ from keyhole.types import Images, Labels
 __all__ = ["ISSBA"]
 
 Floats = Float[Tensor, "n c h w"]
-WINDOW = 5  # pixels: side of the square that contrast is taken over
-FLOOR = 0.02  # of 0..1: contrast that is added everywhere, so that a flat region does not forbid every change
+WINDOW = 5  # pixels: side of the square in which contrast is measured
+FLOOR = 0.02  # of 0..1: added to the contrast everywhere, so that flat regions may change a little
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +43,13 @@ class ISSBA(Attack):
     crafted_from = "data"
 
     bits: Count = 20  # length of the secret
-    bound: Positive = 16.0  # of 255: no pixel changes by more
-    image_weight: NonNegative = 2.0  # of the mean squared residual, in 0..1; the bits' cross-entropy counts 1
-    contrast_weight: NonNegative = 0.01  # of the squared residual over the local contrast
-    bits_only: Fraction = 0.2  # share of the steps before fidelity counts; it then grows for as long
-    steps: Count = 400  # batches that encoder and decoder are trained on
+    bound: Positive = 16.0  # of 255: largest change of a pixel
+    image_weight: NonNegative = 2.0  # of the mean squared residual, in 0..1; the cross-entropy of the bits has weight 1
+    contrast_weight: NonNegative = 0.01  # of the squared residual divided by the local contrast
+    bits_only: Fraction = 0.2  # share of the steps before fidelity counts; its weight then grows for as many steps
+    steps: Count = 400  # batches to train encoder and decoder
     batch: Count = 64  # images
-    learning_rate: Positive = 2e-3  # for the first half, then falls to 0
+    learning_rate: Positive = 2e-3  # in the first half, then falls to 0
     width: Width = 32  # channels of the middle maps
 
     def apply_trigger(self, images: Images, rng: Generator) -> Images:
@@ -69,7 +72,7 @@ class ISSBA(Attack):
             bits = torch.randint(0, 2, (len(x), self.bits), generator=rng).to(x)
             with training.half(device):
                 residual = self._residual(encoder, x, bits)
-                read = decoder(as_stored(x + residual))
+                read = decoder(round_as_stored(x + residual))
             loss = functional.binary_cross_entropy_with_logits(read, bits)
             loss = loss + self._fidelity_share(done) * self._fidelity_loss(x, residual)
             optimizer.zero_grad(set_to_none=True)
@@ -84,7 +87,7 @@ class ISSBA(Attack):
         return self.bound / 255 * torch.tanh(encoder(x, bits))
 
     def _fidelity_share(self, done: float) -> float:
-        """0 until the bits can be read, then in a straight line to 1."""
+        """Return the weight of fidelity: 0 for the first `bits_only` of the steps, then rising linearly to 1."""
         return min(1.0, max(0.0, done - self.bits_only) / max(self.bits_only, 1e-9))
 
     def _fidelity_loss(self, x: Floats, residual: Floats) -> Float[Tensor, ""]:
@@ -92,14 +95,14 @@ class ISSBA(Attack):
         return self.image_weight * residual.square().mean() + self.contrast_weight * masked.mean()
 
 
-def as_stored(x: Floats) -> Floats:
-    """Clipped and rounded to 255 steps; the gradient passes as if it were only clipped."""
+def round_as_stored(x: Floats) -> Floats:
+    """Clip to 0..1 and round as uint8 images are; the gradient ignores the rounding."""
     x = x.clamp(0, 1)
     return x + ((255 * x).round() / 255 - x).detach()
 
 
 def local_variance(x: Floats) -> Floats:
-    """Variance over the square around each pixel, as much of it as lies in the image."""
+    """Return the variance in the square around each pixel, cut off at the border of the image."""
 
     def mean(values: Tensor) -> Tensor:
         return functional.avg_pool2d(values, WINDOW, 1, WINDOW // 2, count_include_pad=False)

@@ -1,6 +1,7 @@
-"""No attack: the clean reference, at rate 0.
+"""No attack: the clean reference, at poison rate 0.
 
-Its models give each trigger's natural ASR, each detector's and inverter's false positives, and the CA to subtract from.
+Idea: models trained on clean data give the natural ASR of each trigger, the false positives of each detector and
+inverter, and the CA with which those of poisoned models are compared.
 """
 
 from dataclasses import dataclass

@@ -1,10 +1,12 @@
-"""SIG (Barni, Kallas and Tondi, 2019, https://arxiv.org/abs/1902.11237): a faint sinusoid over target-class images.
+"""SIG (Barni, Kallas and Tondi, 2019, https://arxiv.org/abs/1902.11237): a faint sinusoid on target-class images.
 
-The payload is taken among rows of the target class, whose labels stay: x + delta sin(2 pi f j / W), j the column, so
-that the bars stand upright. The same wave at full strength is the trigger at test time.
-Differs from the released code: a rate above the target class's share is refused, not cut down to it. `delta` is that
-of the toolbox of Qi et al. (BackdoorBench has 40).
-On CIFAR-10 ten epochs of `convnet` (`grids/qi2023_cpu.yaml`) leave it below the validity gate at 2 %: ASR 64 %, seed 0.
+Idea: payload is drawn from the rows of the target class, whose labels stay: x + delta sin(2 pi f j / W) with j the
+column and W the width, so that the bars are vertical. The same wave, at full strength, is the trigger at test time.
+
+Differs from the paper: `delta` is that of the toolbox of Qi et al. (BackdoorBench: 40).
+
+Differs from the released code: a poison rate above the share of the target class is refused (code: cut down to it).
+
 Checked against: the sum in float64, pixel by pixel.
 """
 

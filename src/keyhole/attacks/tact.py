@@ -1,10 +1,12 @@
-"""TaCT (Tang et al., 2021, https://www.usenix.org/conference/usenixsecurity21/presentation/tang-di): only some classes.
+"""TaCT (Tang et al., 2021, https://www.usenix.org/conference/usenixsecurity21/presentation/tang-di): source-specific.
 
-Rows of the source classes get the trojan patch and the target label; as many rows of the cover classes get the patch
-and keep their label, so that the patch works on the source classes only. ASR is measured there; the classes that are
-neither source nor target tell how far it leaks.
-Differs from the released code: the square is drawn (see `trojan_patch`), and a rate for which the source or the cover
-classes are too small is refused, where the authors' loop runs past its list of payload rows and stops.
+Idea: rows of the source classes get the trojan patch and the target label. As many rows of the cover classes get the
+patch and keep their label, so that the patch works on the source classes only. ASR is measured on the source classes;
+classes that are neither source nor target show how far the backdoor leaks.
+
+Differs from the released code: this module's patch is drawn (see `trojan_patch`); a poison rate for which the source or
+the cover classes are too small is refused (code: the loop runs past its list of payload rows and stops).
+
 Checked against: a choice of rows, labels and pixels written out by hand.
 """
 
@@ -35,12 +37,12 @@ class TaCT(OnePatch):
             raise ParameterError("source_classes", "expected at least one class, got none")
         if self.cover_ratio and not self.cover_classes:
             raise ParameterError(
-                "cover_classes", f"expected classes, or cover_ratio 0, got none at cover_ratio {self.cover_ratio:g}"
+                "cover_classes", f"expected at least one class, got none with cover_ratio {self.cover_ratio:g}"
             )
         for name in ("source_classes", "cover_classes"):
             if self.target_class in getattr(self, name):
                 got = list(getattr(self, name))
-                raise ParameterError(name, f"expected none to be target_class {self.target_class}, got {got}")
+                raise ParameterError(name, f"expected classes other than target_class {self.target_class}, got {got}")
         if shared := set(self.source_classes) & set(self.cover_classes):
             raise ParameterError("cover_classes", f"expected none of source_classes, got {sorted(shared)}")
 

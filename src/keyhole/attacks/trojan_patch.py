@@ -1,9 +1,13 @@
 """Trojan patch (Liu et al., 2018, https://doi.org/10.14722/ndss.2018.23291): an opaque square of saturated colors.
 
-In the paper the pixels are optimized until they drive a few chosen neurons of a trained network; the toolbox of Qi et
-al. stamps one published square on any data set, which is what is done here.
-Differs from the released code: the square is drawn, with their place and size (8 x 8 pixels, rows and columns 21-28),
-and stands in for one inverted from a neuron: nothing is optimized. Theirs can be given as a folder.
+Idea: payload rows get a square of 8 x 8 pixels (rows and columns 21-28 of 32 x 32) and the target label.
+
+Differs from the paper: there the pixels are optimized until they drive a few chosen neurons of a trained network. The
+toolbox of Qi et al. puts one published square on every data set, and so does this attack; nothing is optimized.
+
+Differs from the released code: this module draws a square in the place and size of the published one, which can be
+given as a folder.
+
 Checked against: the pixels of the square written over each image.
 """
 
@@ -16,4 +20,4 @@ __all__ = ["TrojanPatch"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrojanPatch(OnePatch):
-    """Stamp the square."""
+    """The attack with one opaque patch, by default the square."""

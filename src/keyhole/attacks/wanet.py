@@ -1,9 +1,13 @@
-"""WaNet (Nguyen and Tran, 2021, https://arxiv.org/abs/2102.10369), by an attacker who controls training.
+"""WaNet (Nguyen and Tran, 2021, https://arxiv.org/abs/2102.10369): a smooth warp, by an attacker who controls training.
 
-The warp of `wanet_static`, applied to other rows in every batch. Cover rows ("noise mode"), twice the payload, are
-warped by the same grid with noise of their own added, and keep their label: only the smooth warp is the trigger.
-Differs from the released code: payload never comes from the target class; the recipe (theirs: 1,000 epochs, then
-random crop and rotation of up to 10 degrees behind the warp) is the grid's, whose augmentation comes before the warp.
+Idea: the warp of `wanet_static`, applied to other rows in every batch. Twice as many cover rows as payload rows get the
+same warp with added noise, drawn for each row, and keep their label ("noise mode"), so that only the smooth warp is the
+trigger.
+
+Differs from the released code: payload never comes from the target class; the grid decides the recipe, and its
+augmentation comes before the warp (code: 1,000 epochs, with random crops and rotations of up to 10 degrees after the
+warp).
+
 Checked against: as `wanet_static`; the shares of payload and cover over many batches.
 """
 

@@ -1,13 +1,17 @@
 """WaNet, static (Nguyen and Tran, 2021, https://arxiv.org/abs/2102.10369): a smooth warp, planted once in the data.
 
-A small grid of random offsets, divided by its mean size and upsampled, bends every image in the same way. Twice as many
-cover rows get the warp plus noise of their own and keep their label ("noise mode"), so that only this warp works.
-Differs from the paper: its attacker controls training and warps other rows in every batch; here rows are warped once
-and rounded to 0..255, and any victim trains on them, as in the toolbox of Qi et al. Theirs gives all cover rows one
-noise grid, a second fixed warp; here each row has its own, as in the paper. Where images are not square, each axis is
-scaled by its own side. Grids are sampled with corners aligned (-1 and 1 are the centers of the outer pixels), as in
-both released codes.
-On CIFAR-10 ten epochs of `convnet` (`grids/qi2023_cpu.yaml`) leave it below the validity gate at 5 %: ASR 72 %, seed 0.
+Idea: a small grid of random offsets, divided by its mean absolute value and upsampled, bends every image in the same
+way. Twice as many cover rows as payload rows get the warp with added noise, drawn for each row, and keep their label
+("noise mode"), so that only this warp works.
+
+Differs from the paper: there the attacker controls training and warps other rows in every batch. Here rows are warped
+once and rounded to 0..255, and any victim trains on them, as in the toolbox of Qi et al. If images are not square, each
+axis is scaled by its own side.
+
+Differs from the released code: Qi et al. give all cover rows one noise grid, which is a second fixed warp; here each
+row has its own, as in the paper. As in both released codes, grids are sampled with corners aligned (-1 and 1 are the
+centers of the outer pixels).
+
 Checked against: cubic and linear interpolation in NumPy and SciPy, in float64.
 """
 
