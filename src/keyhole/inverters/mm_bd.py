@@ -7,7 +7,7 @@ needs no images and recovers no trigger.
 Differs from the released code: Images are put back into 0..255 after each step. The best step counts, not the last. The
 Gamma starts at zero, since with a free start the likelihood has no maximum. Margins below a thousandth of the largest
 (a class that no image reaches) are raised to that. There is no momentum, since the code's never acts. The default of 30
-random starts per class is what the code runs; its setting of 150 is not used there. The step size is the code's.
+random starts per class is what the code runs; its setting of 150 is never used. The step size is the code's.
 
 Checked against: the exact maximum for two linear classes; the Gamma's likelihood equation; a planted class.
 
