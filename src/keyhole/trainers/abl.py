@@ -10,7 +10,7 @@ full for the sake of CA. Optimizer, augmentation and early schedule are the vict
 steps are undone, when fewer kept rows are classified as labeled than `tolerance` allows or a loss is not finite, since
 the paper's 20 epochs are for one network and one schedule.
 
-Differs from the released code: in the same points.
+Differs from the released code: The differences from the paper apply here too.
 
 Checked against: losses and gradients in float64 NumPy; a planted patch.
 
@@ -158,7 +158,7 @@ def row_losses(net: nn.Module, x: Tensor, y: Labels, recipe: Recipe) -> Float[Te
 def losses(net: nn.Module, images: Images, labels: Labels) -> Float[Tensor, " n"]:
     """Return the cross-entropy of every row, in eval mode and without augmentation.
 
-    It is in float64, where few losses are equal.
+    The losses are in float64, so that few are equal.
     """
     values = functional.cross_entropy(training.logits(net, images).double(), labels, reduction="none")
     return values.nan_to_num(torch.inf)
