@@ -8,8 +8,8 @@ Differs from the released code: Batch normalization never uses batch statistics 
 over all batches and stays within the bound; in the code it starts anew for every batch, only the last one is used, and
 there is no bound. The l1 term is the mean of the mask; the code's is |m|₁ over its own value, whose gradient is that of
 log |m|₁ and can drive the whole mask to 0. The mask is trained on the network's own answers (see
-`learning.decoupling`). Only images of other classes are counted. The code prints a histogram and no rule for a verdict
-was found; here a class is flagged if half of the other classes' images go to it, a rule of our own.
+`learning.decoupling`). Only images of other classes are counted. The rule of the verdict is our own: a class is
+flagged if half of the other classes' images go to it. The code prints a histogram, and no rule was found.
 
 Checked against: a step on the noise by hand; a planted neuron.
 """

@@ -4,9 +4,9 @@ Idea: Optimize two tensors, of positive and of negative changes, in place of Neu
 step function of the largest channel measures how many pixels change. The schedule of penalties is Neural Cleanse's.
 
 Differs from the released code: 300 epochs instead of 1,000. Batches are equal, where the code drops a partial one. The
-trigger with the fewest pixels is kept, whatever its penalty. A finished class stops. The code gives no verdict; this is
-Neural Cleanse's anomaly index on the number of changed pixels, where a class that is never reached counts as the whole
-image.
+trigger with the fewest pixels is kept, whatever its penalty. A finished class stops. The code gives no verdict; here
+Neural Cleanse's anomaly index of the number of changed pixels gives it, where a class that is never reached counts as
+the whole image.
 
 Checked against: the loss and its gradient in float64 for a linear model; a planted 3 x 3 trigger.
 """
