@@ -77,7 +77,7 @@ def test_jpeg_of_color_is_pillows_and_two_channels_are_two_gray_images():
 
 
 def test_jpeg_rejects_a_quality_above_100():
-    with pytest.raises(ValueError, match="at most 100, got 101"):
+    with pytest.raises(ValueError, match="quality: expected a whole number from 1 to 100, got 101"):
         JPEG(quality=101).purify(evidence(nn.Identity(), *NOTHING), NOTHING[0], stream("none"))
 
 
