@@ -11,17 +11,17 @@ from torch import nn
 
 from keyhole.inverters._feature_inversion import (
     Bounds,
-    Measured,
+    Measurements,
     Progress,
     Task,
-    above,
-    bystanders,
+    build_tasks,
     descend,
     distance,
+    draw_features,
     feature_deviation,
     mix_features,
-    shares,
-    tasks,
+    penalize_excess,
+    squash,
 )
 from keyhole.inverters.feature_re import FeatureRE
 from keyhole.inverters.unicorn import UNICORN, Space, ssim
@@ -43,14 +43,14 @@ def draw(*shape: int, key: str = "fixed") -> torch.Tensor:
 def test_masked_features_and_their_spread_are_the_papers():
     maps, others, raw = draw(6, 3, 2, 2), draw(6, 3, 2, 2, key="others"), 4 * draw(3, 2, 2, key="raw") - 2
     mask = 0.5 + np.tanh(raw.numpy()) / 2
-    np.testing.assert_allclose(shares(raw), mask, rtol=1e-12)
+    np.testing.assert_allclose(squash(raw), mask, rtol=1e-12)
     expected = np.empty(maps.shape)
     for n, *place in np.ndindex(*maps.shape):
         inside = mask[tuple(place)]
         expected[n, *place] = inside * maps[n, *place] + (1 - inside) * others[n, *place]
-    np.testing.assert_allclose(mix_features(maps, others, shares(raw)), expected, rtol=1e-12)
+    np.testing.assert_allclose(mix_features(maps, others, squash(raw)), expected, rtol=1e-12)
     deviations = [np.std(mask[place] * maps.numpy()[:, *place], ddof=1) for place in np.ndindex(*mask.shape)]
-    np.testing.assert_allclose(feature_deviation(maps, shares(raw)), sum(deviations) / mask.sum(), rtol=1e-12)
+    np.testing.assert_allclose(feature_deviation(maps, squash(raw)), sum(deviations) / mask.sum(), rtol=1e-12)
 
 
 def test_distance_is_in_the_networks_own_units():
@@ -63,7 +63,7 @@ def test_distance_is_in_the_networks_own_units():
 
 @pytest.mark.parametrize(("value", "expected"), [(0.2, 0.0), (0.3, 0.0), (0.4, 4.0)])
 def test_a_penalty_starts_above_its_bound(value, expected):
-    assert above(torch.tensor(value), float(torch.tensor(0.3)), 10.0).item() == pytest.approx(expected)
+    assert penalize_excess(torch.tensor(value), float(torch.tensor(0.3)), 10.0).item() == pytest.approx(expected)
 
 
 def linear_task() -> Task:
@@ -105,8 +105,8 @@ def test_mask_loss_adds_the_masks_size_only_where_it_is_too_large(size):
     np.testing.assert_allclose(task.mask_loss(maps, others, raw, size).item(), expected, rtol=1e-10)
 
 
-def values(*numbers: float) -> Measured:
-    return Measured(*(torch.tensor(number, dtype=torch.float64) for number in numbers))
+def values(*numbers: float) -> Measurements:
+    return Measurements(*(torch.tensor(number, dtype=torch.float64) for number in numbers))
 
 
 def test_objective_counts_the_cosine_and_what_exceeds_its_bound():
@@ -122,13 +122,13 @@ def test_objective_counts_the_cosine_and_what_exceeds_its_bound():
 
 def test_mixed_value_and_weights_follow_the_mean_of_an_epoch():
     progress = Progress(Bounds(success=0.9, change=0.15, spread=1.0, size=8.0))
-    progress.close([values(0.1, 1, 0.7, 0.2, 1.1, 12), values(0.5, 1, 0.8, 0.4, 1.2, 16)], ["first"], 0.25)
+    progress.end_epoch([values(0.1, 1, 0.7, 0.2, 1.1, 12), values(0.5, 1, 0.8, 0.4, 1.2, 16)], ["first"], 0.25)
     assert progress.value == pytest.approx(0.3 - 0.75 + (0.3 - 0.15) / 0.15 + 0.15 + (14 - 8) / 8 + 0.25)
     assert progress.weights == pytest.approx(Bounds((0.9 - 0.75) / 0.9, 1.0, 0.15, 0.75))
-    progress.close([values(-0.2, 1, 1, 0.1, 0.5, 4)], ["second"])
+    progress.end_epoch([values(-0.2, 1, 1, 0.1, 0.5, 4)], ["second"])
     assert progress.value == pytest.approx(-1.2)
     assert progress.weights == Bounds(0.0, 0.0, 0.0, 0.0)
-    progress.close([values(0.9, 1, 1, 0.1, 0.5, 4)], ["third"])
+    progress.end_epoch([values(0.9, 1, 1, 0.1, 0.5, 4)], ["third"])
     assert (progress.value, progress.best) == (pytest.approx(-1.2), ["second"])
 
 
@@ -141,7 +141,7 @@ def test_a_step_moves_the_optimizers_own_tensors_only():
 
 def test_bystanders_are_clean_features():
     maps = draw(50, 2, 3, 3)
-    found = bystanders(maps, 400, stream("bystanders"))
+    found = draw_features(maps, 400, stream("bystanders"))
     chosen = (found[:, None] == maps).all((2, 3, 4))
     assert (chosen.sum(1) == 1).all()
     assert (chosen.any(0)).sum() > 45
@@ -178,7 +178,7 @@ def test_patch_lies_between_the_images_own_extremes():
     with torch.no_grad():
         space.mask.copy_(4 * draw(2, 4, 4, key="mask") - 2)
         space.pattern.copy_(4 * draw(2, 4, 4, key="pattern") - 2)
-        found = space.plant(z)
+        found = space.apply_patch(z)
     mask, pattern = (0.5 + np.tanh(raw.detach().numpy()) / 2 for raw in (space.mask, space.pattern))
     for image, result in zip(z.numpy(), found.numpy(), strict=True):
         low, wide = image.min(), image.max() - image.min()
@@ -279,7 +279,7 @@ def test_a_hold_out_without_a_class_is_a_clear_error():
     case = evidence(gain=0)
     rest = case.holdout_labels != 1
     with pytest.raises(ValueError, match=r"hold-out images of each of 3 classes, got \[50, 0, 50\]"):
-        tasks(
+        build_tasks(
             dataclasses.replace(
                 case, holdout_images=case.holdout_images[rest], holdout_labels=case.holdout_labels[rest]
             )

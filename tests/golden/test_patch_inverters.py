@@ -10,8 +10,8 @@ from tests.golden.planted import Templates, template_net
 from torch import nn
 
 from keyhole.inverters.mm_bd import MMBD, margin, negative_log_p
-from keyhole.inverters.pixel import Pixel, add, as_mask, parts, pixel_loss, smooth_count
-from keyhole.inverters.thtp import THTP, distance, merges, scatter, unit_trigger
+from keyhole.inverters.pixel import Pixel, add, as_mask, limit_changes, pixel_loss, smooth_count
+from keyhole.inverters.thtp import THTP, distance, find_merges, persistence, unit_trigger
 from keyhole.learning.training import predict
 from keyhole.models import Classifier
 from keyhole.rng import stream
@@ -101,7 +101,7 @@ def test_pixel_ignores_changes_below_one_level():
     raw = torch.zeros(1, 2, 1, 1, 4)
     raw[0, 0, 0, 0] = torch.tensor([0.9 / 255, 1.1 / 255, -3.0, 5.0])
     raw[0, 1, 0, 0] = torch.tensor([0.5 / 255, 0.0, 0.2, 0.25])
-    assert torch.equal(parts(raw)[0, 0, 0, 0], torch.tensor([0.0, 1.1 / 255, 0.0, 1.0]))
+    assert torch.equal(limit_changes(raw)[0, 0, 0, 0], torch.tensor([0.0, 1.1 / 255, 0.0, 1.0]))
     found = as_mask(raw)[0]
     assert torch.equal((1 + found[0, 0].tanh()) / 2, torch.tensor([0.0, 1.0, 1.0, 1.0]))
     torch.testing.assert_close(found[1, 0], torch.tensor([0.0, 1.1 / 255, -0.2, 0.75]))
@@ -130,7 +130,7 @@ def test_components_of_a_mask_are_those_at_every_threshold():
     rng = np.random.default_rng(0)
     for shape in ((7, 9), (1, 8), (12, 12)):
         values = ndimage.gaussian_filter(rng.random(shape), 0.7)
-        births, deaths = (values.ravel()[pixels] for pixels in merges(values))
+        births, deaths = (values.ravel()[pixels] for pixels in find_merges(values))
         for threshold in values.ravel():
             alive = 1 + ((births >= threshold) & (deaths < threshold)).sum()  # one for the component that stays
             assert alive == ndimage.label(values >= threshold)[1]
@@ -139,7 +139,7 @@ def test_components_of_a_mask_are_those_at_every_threshold():
 def test_topological_loss_spares_the_most_persistent_component():
     mask = torch.tensor([[0.9, 0.2, 0.6, 0.5, 0.7], [0.1, 0.1, 0.1, 0.1, 0.1]], dtype=torch.float64)
     mask = mask[None].requires_grad_()
-    loss = scatter(mask)
+    loss = persistence(mask)
     loss.sum().backward()
     torch.testing.assert_close(loss[0].item(), (0.7 - 0.2) ** 2 + (0.6 - 0.5) ** 2)
     expected = torch.tensor([[0.0, -1.0, 0.2, -0.2, 1.0], [0.0] * 5], dtype=torch.float64)
@@ -148,7 +148,7 @@ def test_topological_loss_spares_the_most_persistent_component():
 
 def test_topological_loss_is_zero_on_flat_masks_and_one_peak():
     hill = torch.tensor([[0.1, 0.2, 0.1], [0.2, 0.9, 0.3]])
-    assert torch.equal(scatter(torch.stack([hill, torch.full((2, 3), 0.4)])), torch.zeros(2))
+    assert torch.equal(persistence(torch.stack([hill, torch.full((2, 3), 0.4)])), torch.zeros(2))
 
 
 def test_diversity_is_the_distance_of_unit_triggers():
@@ -175,7 +175,7 @@ def test_thtp_finds_the_planted_class_and_place_in_one_piece():
     case = evidence(gain=15)
     found = THTP_QUICK.invert(case, stream("thtp"))
     assert_planted_class_and_place(found, case)
-    assert scatter(found.masks).max() < 0.1  # without the topological loss about 10
+    assert persistence(found.masks).max() < 0.1  # without the topological loss about 10
     assert found.masks.sum((1, 2)).max() < SIDE**2  # every class was reached, so the verdict rests on real masks
 
 
@@ -188,8 +188,8 @@ def test_thtp_rounds_differ_and_the_smallest_mask_stays():
     earlier = []
 
     class Watched(THTP):
-        def _round(self, net, images, raw, before, rng):
-            progress = super()._round(net, images, raw, before, rng)
+        def _run_round(self, net, images, raw, before, rng):
+            progress = super()._run_round(net, images, raw, before, rng)
             earlier.append(before)
             sizes.append(progress.result()[2])
             return progress

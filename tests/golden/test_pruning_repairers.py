@@ -16,7 +16,7 @@ from keyhole.repairers import anp, awm
 from keyhole.repairers._channels import prune, prune_by_threshold
 from keyhole.repairers.anp import ANP, worst_noise
 from keyhole.repairers.awm import AWM, limit_norm, trigger_gradient
-from keyhole.repairers.clp import CLP, lipschitz_bound, outlying, pairs, slope
+from keyhole.repairers.clp import CLP, find_outliers, find_pairs, lipschitz_bound, slope
 from keyhole.repairers.rnp import LONGEST_GRADIENT, RNP, climb
 from keyhole.rng import stream
 from keyhole.types import Evidence
@@ -190,8 +190,8 @@ def test_clp_bound_is_the_spectral_norm_of_each_kernel_times_its_slope():
 def test_clp_cuts_above_mean_and_u_standard_deviations():
     bounds = torch.cat([1 + drawn(20), torch.tensor([2.8, 4.0, 0.1], dtype=torch.float64)])
     limit = np.mean(bounds.numpy()) + 2 * np.std(bounds.numpy(), ddof=1)
-    assert torch.equal(outlying(bounds, 2.0), bounds > limit)
-    assert outlying(bounds, 2.0).nonzero().squeeze(1).tolist() == [21]
+    assert torch.equal(find_outliers(bounds, 2.0), bounds > limit)
+    assert find_outliers(bounds, 2.0).nonzero().squeeze(1).tolist() == [21]
 
 
 @pytest.mark.parametrize("model", ["convnet", "resnet20", "vgg11_bn", "mobilenet_v2", "preact_resnet18"])
@@ -212,7 +212,7 @@ def test_clp_pairs_the_convolution_whose_output_a_normalization_reads(model):
     net(images[:1])
     for handle in handles:
         handle.remove()
-    found = {norm: conv for conv, norm in pairs(net)}
+    found = {norm: conv for conv, norm in find_pairs(net)}
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in net.modules())
     assert len(found) == norms
     assert all(found[norm] is conv for norm, conv in read.items())

@@ -16,7 +16,7 @@ from keyhole.learning.training import predict
 from keyhole.models import Classifier
 from keyhole.purifiers import februus
 from keyhole.purifiers.autoencoder import PATCH, Autoencoder, PatchAutoencoder, principal_patches
-from keyhole.purifiers.februus import BARS, Februus, fill_holes, grad_cam, heat_maps, mapped_level
+from keyhole.purifiers.februus import THRESHOLDS, Februus, fill_holes, find_level, grad_cam, heat_maps
 from keyhole.purifiers.jpeg import JPEG
 from keyhole.rng import stream
 from keyhole.types import Evidence
@@ -77,7 +77,7 @@ def test_jpeg_of_color_is_pillows_and_two_channels_are_two_gray_images():
 
 
 def test_jpeg_rejects_a_quality_above_100():
-    with pytest.raises(ValueError, match="at most 100, got 101"):
+    with pytest.raises(ValueError, match="quality: expected a whole number from 1 to 100, got 101"):
         JPEG(quality=101).purify(evidence(nn.Identity(), *NOTHING), NOTHING[0], stream("none"))
 
 
@@ -243,7 +243,7 @@ def test_heat_is_grad_cam_of_the_predicted_class():
 
 @pytest.mark.parametrize(("stride", "level"), [(1, "eight"), (2, "eight"), (4, "four"), (7, "four"), (8, "two")])
 def test_maps_are_read_at_the_last_level_of_enough_resolution(stride, level):
-    assert mapped_level(mapped_net(), smooth(1, "level"), stride) == level
+    assert find_level(mapped_net(), smooth(1, "level"), stride) == level
 
 
 class Matches(nn.Module):
@@ -294,13 +294,13 @@ def test_the_bar_is_the_last_before_clean_accuracy_falls_too_far(tolerance):
     net, (images, _) = mapped_net().float(), colored(80, "holdout")
     rng = stream("relabel")
     labels = torch.where(torch.rand(80, generator=rng) < 0.9, predict(net, images), 0)
-    heat, expected = heat_maps(net, images, "four"), BARS[0]
-    for bar in BARS:
+    heat, expected = heat_maps(net, images, "four"), THRESHOLDS[0]
+    for bar in THRESHOLDS:
         right = (predict(net, fill_holes(images, heat >= bar)) == labels).double().mean()
         if right < (predict(net, images) == labels).double().mean() - tolerance - 1e-9:
             break
         expected = bar
-    assert Februus(tolerance=tolerance)._bar(net, evidence(net, images, labels), "four") == expected
+    assert Februus(tolerance=tolerance)._choose_threshold(net, evidence(net, images, labels), "four") == expected
 
 
 @pytest.mark.parametrize("method", [Autoencoder(), Februus()])

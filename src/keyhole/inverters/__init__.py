@@ -1,4 +1,4 @@
-"""Inverters: which trigger a model answers to, and for which class. One method a file."""
+"""Inverters: methods that recover the trigger and the target class of a backdoored model; one method a file."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ __all__ = ["Inverter"]
 
 @dataclass(frozen=True, kw_only=True)
 class Inverter(Checked, ABC):
-    """Write `invert`."""
+    """A method that searches a model for a trigger of each class; subclasses write `invert`."""
 
     told: ClassVar[frozenset[Told]] = frozenset({"holdout"})
-    reads_training_set: ClassVar[bool] = False  # else `evidence` has no training rows, only their shape
+    reads_training_set: ClassVar[bool] = False  # if False, `evidence` has the shape of training images, no rows
 
     @abstractmethod
     def invert(self, evidence: Evidence, rng: Generator) -> Inversion:
-        """A recovered trigger, an anomaly score and a verdict for every class; the net is left as it was."""
+        """Return a recovered trigger, an anomaly score and a verdict for every class; leave the network unchanged."""

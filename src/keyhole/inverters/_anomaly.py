@@ -1,4 +1,4 @@
-"""Which class's trigger is outlyingly small: Neural Cleanse's anomaly index."""
+"""Neural Cleanse's anomaly index, which finds the classes whose trigger is unusually small."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -7,9 +7,10 @@ __all__ = ["anomaly_index"]
 
 
 def anomaly_index(sizes: Float[Tensor, " k"], pixels: int) -> Float[Tensor, " k"]:
-    """Return (median - size) / (1.4826 MAD) (Wang et al. 2019, section IV-C), signed: large where a size is low.
+    """Return (median - size) / (1.4826 MAD), which is large for small sizes (Wang et al. 2019, section IV-C).
 
-    The MAD is at least a thousandth of `pixels`, so that equal sizes do not make every other size an outlier.
+    The index is negative for sizes above the median. The MAD is at least a thousandth of `pixels`, so that equal sizes
+    do not make every other size an outlier.
     """
-    below = sizes.quantile(0.5) - sizes
-    return below / (1.4826 * below.abs().quantile(0.5).clamp(min=pixels / 1000))
+    difference = sizes.quantile(0.5) - sizes
+    return difference / (1.4826 * difference.abs().quantile(0.5).clamp(min=pixels / 1000))

@@ -1,7 +1,7 @@
-"""A search for the smallest trigger of every class at once, on Neural Cleanse's schedule of penalties.
+"""Search for the smallest trigger of every class at once, on Neural Cleanse's schedule of penalties.
 
-Wang et al., 2019, https://doi.org/10.1109/SP.2019.00031. Free variables are tensors with a row for each class; a
-method says what loss they have. Masks and patterns are packed as in Neural Cleanse (`unpack`).
+Wang et al., 2019, https://doi.org/10.1109/SP.2019.00031. The free variables are tensors with a row for each class, and
+each method defines their loss. `unpack` turns them into masks and patterns, as in Neural Cleanse.
 """
 
 import math
@@ -23,24 +23,24 @@ from keyhole.types import Evidence, Images, Inversion
 
 __all__ = ["MaskSearch", "PatchSearch", "Progress", "mask_loss", "run_epoch", "stamp", "unpack"]
 
-RAISE = 1.5  # what multiplies a penalty after `patience` epochs of success; a fall divides by RAISE ** 1.5
+RAISE = 1.5  # factor of a penalty after `patience` epochs of success; after as many failures, divided by RAISE ** 1.5
 
-# of a batch's images of 0..255, their row numbers and a group of classes: a loss and a count for each of the group
+# (images of 0..255, their row numbers, a group of classes) -> each class's loss and its number of successful images
 GroupLoss = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PatchSearch(Inverter):
-    """The settings of a search."""
+    """Parameters of a search."""
 
     epochs: Count = 30
-    samples: Natural = 1000  # hold-out images an epoch, drawn anew for each; 0 = all
-    batch: Count = 32  # images a step, each with every class's trigger
+    samples: Natural = 1000  # hold-out images per epoch, drawn anew each time; 0 = all
+    batch: Count = 32  # images per step; each gets the trigger of every class
     learning_rate: Positive = 0.1
-    penalty: Positive = 1e-3  # λ at the start, per pixel of mask
-    success: Fraction = 0.99  # share of an epoch's images that reach the class
-    patience: Count = 5  # epochs
-    threshold: Positive = 2.0  # anomaly index
+    penalty: Positive = 1e-3  # λ at the start, for each pixel of the mask
+    success: Fraction = 0.99  # share of an epoch's images that the trigger must send to the class
+    patience: Count = 5  # epochs before the penalty changes
+    threshold: Positive = 2.0  # anomaly index above which a class is flagged
 
     def optimizer(self, raw: Tensor) -> torch.optim.Optimizer:
         return torch.optim.Adam([raw], self.learning_rate, betas=(0.5, 0.9))
@@ -50,23 +50,23 @@ class PatchSearch(Inverter):
         masks: Float[Tensor, "k h w"],
         sizes: Float[Tensor, " k"],
         write: Callable[[Float[Tensor, "n c h w"], int], Float[Tensor, "n c h w"]],
-        home: torch.device,
+        device: torch.device,
     ) -> Inversion:
-        """Flag the classes of outlyingly small masks; `write` puts a class's trigger on images of 0..255."""
+        """Flag the classes whose mask is unusually small; `write` puts the trigger of a class on images of 0..255."""
         anomaly = anomaly_index(sizes, masks[0].numel())
 
         def stamp_images(x: Images, target: int) -> Images:
             return write(x.to(masks), target).round().to(x.device, torch.uint8)
 
-        return Inversion(masks.to(home), anomaly.to(home), (anomaly > self.threshold).to(home), stamp_images)
+        return Inversion(masks.to(device), anomaly.to(device), (anomaly > self.threshold).to(device), stamp_images)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskSearch(PatchSearch):
-    """A search for triggers of a mask and a pattern; write `search`."""
+    """A search for triggers that consist of a mask and a pattern; subclasses write `search`."""
 
     def invert(self, evidence: Evidence, rng: Generator) -> Inversion:
-        """See the base class.
+        """Search for the trigger of every class, then flag the classes of unusually small masks.
 
         Raises:
             ValueError: there are no hold-out images.
@@ -76,8 +76,8 @@ class MaskSearch(PatchSearch):
         masks, patterns, sizes = self.search(evidence.frozen(), images, rng)
 
         def write(x: Tensor, target: int) -> Tensor:
-            one = slice(target, target + 1)
-            return stamp(x, masks[one, None], patterns[one])[0]
+            row = slice(target, target + 1)
+            return stamp(x, masks[row, None], patterns[row])[0]
 
         return self.answer(masks, sizes, write, images.device)
 
@@ -85,12 +85,12 @@ class MaskSearch(PatchSearch):
     def search(
         self, net: nn.Module, images: Images, rng: Generator
     ) -> tuple[Float[Tensor, "k h w"], Float[Tensor, "k c h w"], Float[Tensor, " k"]]:
-        """Return every class's mask, pattern (0..255) and mask size in pixels."""
+        """Return the mask, the pattern (0..255) and the mask size in pixels of every class."""
 
     def run(
         self, raw: Float[Tensor, "k c1 h w"], images: Images, loss_with: Callable[..., tuple], rng: Generator, name: str
     ) -> "Progress":
-        """Run the epochs; `loss_with` gets images, a group of classes and their penalties."""
+        """Optimize the free variables; `loss_with` takes images, a group of classes and their penalties."""
         optimizer, progress = self.optimizer(raw), Progress(self, raw)
         for _ in tqdm(range(self.epochs), desc=name, disable=None):
             running = torch.nonzero(~progress.finished).squeeze(1)
@@ -98,7 +98,7 @@ class MaskSearch(PatchSearch):
                 break
             rows = torch.randperm(len(images), generator=rng)[: self.samples or len(images)]
 
-            def loss(x: Tensor, rows: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
+            def loss(x: Tensor, _rows: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
                 return loss_with(x, group, progress.penalty[group])
 
             hits = run_epoch(raw, optimizer, images, rows.split(self.batch), running, loss)
@@ -110,13 +110,13 @@ def run_epoch(
     raw: Tensor,
     optimizer: torch.optim.Optimizer,
     images: Images,
-    batches: Iterable[Tensor],  # rows of each
+    batches: Iterable[Tensor],  # row numbers of the images
     running: Int64[Tensor, " r"],
     loss_of: GroupLoss,
 ) -> Float[Tensor, " k"]:
-    """Move the free variables of the running classes by each batch; return how many images reached each class.
+    """Take one step on each batch for the running classes; return how many images reached each class.
 
-    A few classes at a time: on a CPU a large forward batch leaves the cache and takes twice as long.
+    A forward pass covers only a few classes: on a CPU a larger one does not fit the cache and takes twice as long.
     """
     hits = torch.zeros(len(raw), device=raw.device)
     for rows in batches:
@@ -131,7 +131,7 @@ def run_epoch(
 
 
 class Progress:
-    """Every class's penalty, its counters and its smallest successful mask."""
+    """The penalty of every class, its counters and its smallest successful mask."""
 
     def __init__(self, settings: PatchSearch, raw: Float[Tensor, "k c1 h w"]) -> None:
         self.settings = settings
@@ -143,11 +143,11 @@ class Progress:
 
     @property
     def finished(self) -> Bool[Tensor, " k"]:
-        """Penalty tried both ways, and no smaller mask for twice the patience."""
+        """Classes whose penalty has both risen and fallen, and whose mask has not shrunk for twice the patience."""
         return self.raised & self.lowered & (self.idle >= 2 * self.settings.patience)
 
     def update(self, success: Float[Tensor, " k"], raw: Float[Tensor, "k c1 h w"]) -> None:
-        """Take in one epoch; classes that are finished stay as they are."""
+        """Update penalties, counters and best masks after an epoch, for the classes that are not finished."""
         running = ~self.finished
         size = unpack(raw)[0].sum((1, 2, 3))
         won = success >= self.settings.success
@@ -162,14 +162,14 @@ class Progress:
         self.raised, self.lowered = self.raised | up, self.lowered | down
 
     def result(self) -> tuple[Float[Tensor, "k h w"], Float[Tensor, "k c h w"], Float[Tensor, " k"]]:
-        """Return masks, patterns (0..255) and mask sizes in pixels; the whole image where no mask succeeded."""
+        """Return masks, patterns (0..255) and mask sizes in pixels; a class that was never reached gets a full mask."""
         mask, pattern = unpack(self.best)
         mask = mask[:, 0].masked_fill(self.size.isinf()[:, None, None], 1)
         return mask, pattern, mask.sum((1, 2))
 
 
 def unpack(raw: Float[Tensor, "k c1 h w"]) -> tuple[Float[Tensor, "k 1 h w"], Float[Tensor, "k c h w"]]:
-    """Return mask (0..1) and pattern (0..255) from free variables: ½(1 + tanh w) (section V-B)."""
+    """Return the masks (0..1) and patterns (0..255) of free variables w: ½(1 + tanh w), scaled (section V-B)."""
     unit = (1 + raw.tanh()) / 2
     return unit[:, :1], 255 * unit[:, 1:]
 
@@ -177,7 +177,7 @@ def unpack(raw: Float[Tensor, "k c1 h w"]) -> tuple[Float[Tensor, "k 1 h w"], Fl
 def stamp(
     images: Float[Tensor, "b c h w"], mask: Float[Tensor, "k 1 h w"], pattern: Float[Tensor, "k c h w"]
 ) -> Float[Tensor, "k b c h w"]:
-    """(1 - m) x + m p (equation 2), for every class and image."""
+    """Return (1 - m) x + m p (equation 2) for every class and image."""
     return (1 - mask)[:, None] * images + (mask * pattern)[:, None]
 
 
@@ -188,7 +188,7 @@ def mask_loss(
     targets: Int64[Tensor, " k"],
     penalty: Float[Tensor, " k"],
 ) -> tuple[Float[Tensor, " k"], Int64[Tensor, " k"]]:
-    """CE(f(stamped), t) + λ |m|₁ (equation 3) for every class, and how many images reach it."""
+    """Return CE(f(stamped), t) + λ |m|₁ (equation 3) of every class, and how many images reach the class."""
     mask, pattern = unpack(raw)
     stamped = stamp(images, mask, pattern)
     outputs = net(stamped.flatten(0, 1)).unflatten(0, stamped.shape[:2])

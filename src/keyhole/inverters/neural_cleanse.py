@@ -1,12 +1,17 @@
 """Neural Cleanse (Wang et al., 2019, https://doi.org/10.1109/SP.2019.00031): the smallest patch that turns any image.
 
-For every class, a mask and a pattern that send hold-out images to it; a backdoor's target needs an outlying small mask.
-Differs from the released code: the smallest mask that reaches the bar is kept (Qi et al.'s copy keeps the latest); an
-epoch is a new draw from the hold-out; all classes share one optimizer, which changes no class's path.
-Differs from the paper: a class that never reaches the bar counts as a mask over the whole image, and the MAD is at
+Idea: For every class, optimize a mask and a pattern that send hold-out images to the class. The target class of a
+backdoor needs an unusually small mask.
+
+Differs from the paper: A class that never reaches the success rate counts as a mask over the whole image. The MAD is at
 least a thousandth of the image, so that equal sizes do not make every other size an outlier.
-Cost: about epochs x samples x classes forward and backward passes. Needs three classes or more to flag one.
-Checked against: loss and gradient written out in float64 for a linear model; planted 3 x 3 triggers.
+
+Differs from the released code: The smallest successful mask is kept; the copy of the code by Qi et al. keeps the latest
+one. An epoch is a new draw from the hold-out. All classes share one optimizer, which does not change the path of any.
+
+Checked against: the loss and its gradient in float64 for a linear model; planted 3 x 3 triggers.
+
+Cost: about epochs x samples x classes forward and backward passes. At least three classes are needed to flag one.
 """
 
 from dataclasses import dataclass

@@ -1,13 +1,17 @@
-"""THTP (Hu et al., 2022, https://arxiv.org/abs/2110.08335): triggers of one piece, each unlike those found before.
+"""THTP (Hu et al., 2022, https://arxiv.org/abs/2110.08335): several different triggers, each in one piece.
 
-Neural Cleanse's mask and pattern, with a loss on the persistence of all but one component of the mask's superlevel
-sets, and several rounds, each pushed away from the triggers of earlier rounds.
-Differs from the paper: each class is a target in turn, instead of leaving the class open; a classifier over features of
-the triggers, trained on hundreds of labeled models, gives its verdict, here the anomaly index of the smallest masks
-does; the size is penalized on Neural Cleanse's schedule; triggers are scaled to unit length where they are compared, as
-in the released code (else the largest trigger wins). Differs from the released code: one set of components for the
-whole mask instead of tiles of 20 pixels, from the first step on; no shifted or rotated triggers.
-Checked against: connected components at every threshold; hand-computed loss and gradient; a planted 3 x 3 trigger.
+Idea: Optimize Neural Cleanse's mask and pattern with two more losses. One is the persistence of all components of the
+mask's superlevel sets but the strongest; the other pushes each round away from the triggers of earlier rounds.
+
+Differs from the paper: Each class is the target in turn; the paper leaves the class open. The verdict is the anomaly
+index of the smallest masks; the paper's is a classifier of trigger features, trained on hundreds of labeled models. The
+size is penalized on Neural Cleanse's schedule. Triggers are scaled to unit length before they are compared, as in the
+released code, since otherwise the largest trigger wins.
+
+Differs from the released code: The components are those of the whole mask, from the first step on; the code takes them
+from tiles of 20 pixels. Triggers are not shifted or rotated.
+
+Checked against: connected components at every threshold; the loss and its gradient by hand; a planted 3 x 3 trigger.
 """
 
 import math
@@ -26,16 +30,16 @@ from keyhole.types import Images
 
 __all__ = ["THTP"]
 
-FAINT = -1.5  # free variable of a mask of 0.05, from which the released code starts
+FAINT = -1.5  # free variable of a mask value of 0.05, where the released code starts
 
 
 @dataclass(frozen=True, kw_only=True)
 class THTP(MaskSearch):
-    epochs: Count = 40  # a round
-    samples: Natural = 250  # hold-out images an epoch, drawn anew for each; 0 = all
+    epochs: Count = 40  # per round
+    samples: Natural = 250  # hold-out images per epoch, drawn anew each time; 0 = all
     rounds: Count = 3  # triggers of each class
-    diversity: Positive = 1.0  # λ₁
-    topology: Positive = 10.0  # λ₂
+    diversity: Positive = 1.0  # λ₁: weight of the distance to earlier triggers
+    topology: Positive = 10.0  # λ₂: weight of the persistence of the weaker components
 
     def search(self, net: nn.Module, images: Images, rng: Generator) -> tuple[Tensor, Tensor, Tensor]:
         device, shape = device_of(net), images.shape[1:]
@@ -45,53 +49,54 @@ class THTP(MaskSearch):
         for _ in range(self.rounds):
             raw = torch.randn(classes, 1 + shape[0], *shape[1:], generator=rng).to(device) / 10
             raw[:, 0] += FAINT
-            progress = self._round(net, images, raw.requires_grad_(), earlier, rng)
+            progress = self._run_round(net, images, raw.requires_grad_(), earlier, rng)
             reached = progress.size.isfinite()[:, None, None, None]
             last = torch.where(reached, progress.best, raw.detach())
             earlier = torch.cat([earlier, unit_trigger(last)[None]])
             results.append(progress.result())
-        masks, patterns, sizes = (torch.stack(each) for each in zip(*results, strict=True))
-        smallest, every = sizes.argmin(0), torch.arange(classes, device=device)
-        return masks[smallest, every], patterns[smallest, every], sizes[smallest, every]
+        masks, patterns, sizes = (torch.stack(parts) for parts in zip(*results, strict=True))
+        best, every = sizes.argmin(0), torch.arange(classes, device=device)
+        return masks[best, every], patterns[best, every], sizes[best, every]
 
-    def _round(self, net: nn.Module, images: Images, raw: Tensor, earlier: Tensor, rng: Generator) -> Progress:
+    def _run_round(self, net: nn.Module, images: Images, raw: Tensor, earlier: Tensor, rng: Generator) -> Progress:
         def loss(x: Tensor, group: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
             loss, reached = mask_loss(net, x, raw[group], group, penalty)
-            prior = self.topology * scatter(unpack(raw[group])[0][:, 0])
+            prior = self.topology * persistence(unpack(raw[group])[0][:, 0])
             return loss + prior - self.diversity * distance(raw[group], earlier[:, group]), reached
 
         return self.run(raw, images, loss, rng, "thtp")
 
 
 def unit_trigger(raw: Float[Tensor, "k c1 h w"]) -> Float[Tensor, "k d"]:
-    """M p, scaled to unit length."""
+    """Return the trigger m p of free variables, scaled to unit length."""
     mask, pattern = unpack(raw)
     return functional.normalize((mask * pattern).flatten(1), dim=1)
 
 
 def distance(raw: Float[Tensor, "k c1 h w"], earlier: Float[Tensor, "r k d"]) -> Float[Tensor, " k"]:
-    """Σ ‖u - u_j‖ over the earlier unit triggers of the same class (equation 4)."""
-    return ((unit_trigger(raw) - earlier).square().sum(2) + 1e-8).sqrt().sum(0)  # the root has no slope at zero
+    """Return Σ ‖u - u_j‖ over the earlier unit triggers u_j of the same class (equation 4)."""
+    return ((unit_trigger(raw) - earlier).square().sum(2) + 1e-8).sqrt().sum(0)  # the root has no gradient at zero
 
 
-def scatter(mask: Float[Tensor, "k h w"]) -> Float[Tensor, " k"]:
-    """Σ (birth - death)² over all components of superlevel sets but the most persistent one (equation 6)."""
+def persistence(mask: Float[Tensor, "k h w"]) -> Float[Tensor, " k"]:
+    """Return Σ (birth - death)² over the components of superlevel sets, without the most persistent (equation 6)."""
     values, losses = mask.detach().cpu().numpy(), []
-    for one, value in zip(mask.flatten(1), values, strict=True):
-        births, deaths = merges(value)
-        losses.append((one[births] - one[deaths]).square().sum())
+    for flat, value in zip(mask.flatten(1), values, strict=True):
+        births, deaths = find_merges(value)
+        losses.append((flat[births] - flat[deaths]).square().sum())
     return torch.stack(losses)
 
 
-def merges(values: Float[np.ndarray, "h w"]) -> tuple[list[int], list[int]]:
-    """Pixels at which components of superlevel sets are born, and at which each merges into one with a higher peak.
+def find_merges(values: Float[np.ndarray, "h w"]) -> tuple[list[int], list[int]]:
+    """Return where components of superlevel sets are born, and where each merges into one with a higher peak.
 
-    Pixels with a common side are neighbors. The component of the highest peak, which never merges, is left out. Paths
-    of steepest ascent lead every pixel to its peak, so that only the borders between peaks take a loop.
+    Both are lists of pixels. Pixels with a common side are neighbors. The component of the highest peak never merges
+    and is left out. Every pixel is first led to its peak by steepest ascent, so that the loop covers only the borders
+    between peaks.
     """
     order = np.argsort(-values, axis=None, kind="stable")
     rank = np.empty(values.size, dtype=np.int64)
-    rank[order] = np.arange(values.size)  # from here on a pixel is its rank, 0 the highest
+    rank[order] = np.arange(values.size)  # from this line on, a pixel is named by its rank; 0 is the highest
     grid = rank.reshape(values.shape)
     one = np.concatenate([grid[:, 1:].ravel(), grid[1:].ravel()])
     two = np.concatenate([grid[:, :-1].ravel(), grid[:-1].ravel()])

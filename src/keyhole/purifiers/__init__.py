@@ -1,4 +1,4 @@
-"""Purifiers: inputs without their trigger, at test time. One method a file."""
+"""Purifiers: methods that remove triggers from images at test time; one method a file."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ __all__ = ["Purifier"]
 
 @dataclass(frozen=True, kw_only=True)
 class Purifier(Checked, ABC):
-    """Write `purify`."""
+    """A method that cleans images before they are classified; subclasses write `purify`."""
 
     told: ClassVar[frozenset[Told]] = frozenset()
-    reads_training_set: ClassVar[bool] = False  # else `evidence` has no training rows, only their shape
+    reads_training_set: ClassVar[bool] = False  # if False, `evidence` has the shape of training images, no rows
 
     @abstractmethod
     def purify(self, evidence: Evidence, images: Images, rng: Generator) -> Images:
-        """Cleaned images of the same shape; the inputs are not modified."""
+        """Return cleaned images of the same shape; do not modify the inputs."""

@@ -1,12 +1,17 @@
-"""Autoencoder (Liu, Xie, Srivastava, 2017, "Neural Trojans", https://arxiv.org/abs/1710.00942).
+"""Autoencoder (Liu, Xie, Srivastava, 2017, https://arxiv.org/abs/1710.00942): reconstruct every image.
 
-An autoencoder learns to reconstruct clean images; what it has not seen, as a trigger, does not pass its bottleneck.
-Differs from the paper: convolutions, as the paper's layers are for digits; it learns from the hold-out, not from the
-training set. It starts as the principal components of patches, the best linear autoencoder (Baldi & Hornik, 1989), from
-where some CPU seconds suffice; from random weights, BackdoorBox's layers leave a blur after 30 epochs (CA 0.25).
-Differs from BackdoorBox: the code is as large, a quarter of the image, but of 4x4 patches, not of three halvings; the
-loss is the squared error; Adam's rate falls to 0 on a straight line; images of other sizes are padded.
-Checked against: scikit-learn's PCA, SciPy's convolutions; a trigger that the hold-out does not show.
+Idea: The paper, "Neural Trojans", trains an autoencoder to reconstruct clean images. What the autoencoder has not seen,
+such as a trigger, does not pass its bottleneck.
+
+Differs from the paper: The layers are convolutions, as the paper's layers are for digits. The training images are the
+hold-out, not the training set. Training starts from the principal components of patches, the best linear autoencoder
+(Baldi & Hornik, 1989), so that some CPU seconds suffice; this start was chosen with test numbers in sight.
+
+Differs from the released code (BackdoorBox): The latent code is as large, a quarter of the image, but it encodes
+patches of 4x4 pixels, where BackdoorBox halves the image three times. The loss is the squared error. Adam's learning
+rate falls to 0 on a straight line. Images whose sides are no multiple of 4 are padded.
+
+Checked against: scikit-learn's PCA and SciPy's convolutions; a trigger that the hold-out does not show.
 """
 
 import math
@@ -30,20 +35,20 @@ from keyhole.types import Evidence, Images, Told
 
 __all__ = ["Autoencoder"]
 
-PATCH = 4  # pixels of a side
+PATCH = 4  # side of a patch in pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Autoencoder(Purifier):
     told: ClassVar[frozenset[Told]] = frozenset({"holdout"})
-    code: Fraction = 0.25  # values of the code for a value of the image
+    code: Fraction = 0.25  # numbers in the code per number in the image
     width: Count = 32  # filters between code and image
-    epochs: Natural = 20  # over the hold-out; 0 = the principal components alone
+    epochs: Natural = 20  # passes over the hold-out; 0 = only the principal components
     batch: Count = 100  # images
-    learning_rate: Positive = 0.003  # Adam's, at the start
+    learning_rate: Positive = 0.003  # of Adam, at the start
 
     def purify(self, evidence: Evidence, images: Images, rng: Generator) -> Images:
-        """See the base class.
+        """Train the autoencoder on the hold-out and return its reconstructions.
 
         Raises:
             ValueError: there are no hold-out images.
@@ -54,11 +59,11 @@ class Autoencoder(Purifier):
         return apply_to_images(lambda x: net(x.to(device)).to(x.device), images)
 
     def learn(self, evidence: Evidence, rng: Generator) -> nn.Module:
-        """The autoencoder of the hold-out."""
+        """Train the autoencoder on the hold-out."""
         images, device = evidence.holdout_images, device_of(evidence.net)
         directions, mean = principal_patches(images)
-        kept = directions[:, : max(1, round(self.code * len(mean)))]
-        net = build_fresh(lambda: PatchAutoencoder(kept, mean, self.width), rng, device)
+        chosen = directions[:, : max(1, round(self.code * len(mean)))]
+        net = build_fresh(lambda: PatchAutoencoder(chosen, mean, self.width), rng, device)
         optimizer = torch.optim.Adam(net.parameters(), self.learning_rate)
         steps = self.epochs * math.ceil(len(images) / self.batch)
         batches: Iterable = islice(unit_batches(images, evidence.holdout_labels, self.batch, device, rng), steps)
@@ -72,7 +77,10 @@ class Autoencoder(Purifier):
 
 
 class PatchAutoencoder(nn.Module):
-    """Images of 0..1 -> the same; nothing passes around the code of each patch. Neighboring codes help to decode."""
+    """A network that encodes each patch of images of 0..1 and reconstructs it from its own code and its neighbors'.
+
+    No connection bypasses the codes.
+    """
 
     def __init__(self, directions: Float[Tensor, "d k"], mean: Float[Tensor, " d"], width: int) -> None:
         super().__init__()
@@ -89,18 +97,18 @@ class PatchAutoencoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         code = self.encode(patches(x))
-        found = functional.pixel_shuffle(self.decode(code) + self.refine(code), PATCH)
-        return found[:, :, : x.shape[2], : x.shape[3]]
+        padded = functional.pixel_shuffle(self.decode(code) + self.refine(code), PATCH)
+        return padded[:, :, : x.shape[2], : x.shape[3]]
 
 
 def patches(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d a b"]:
-    """The pixels of each patch as channels; borders are repeated up to a whole number of patches."""
+    """Return the pixels of each patch as channels; repeat the borders up to a whole number of patches."""
     h, w = x.shape[2:]
     return functional.pixel_unshuffle(functional.pad(x, (0, -w % PATCH, 0, -h % PATCH), mode="replicate"), PATCH)
 
 
 def principal_patches(images: Images) -> tuple[Float[Tensor, "d d"], Float[Tensor, " d"]]:
-    """Principal directions of patches of 0..1 in columns, those of the largest variance first, and the mean patch."""
+    """Return the principal directions of patches of 0..1 as columns, largest variance first, and the mean patch."""
     d = images.shape[1] * PATCH**2
     total, moment, count = (torch.zeros(shape, dtype=torch.float64, device=images.device) for shape in (d, (d, d), ()))
     for chunk in images.split(256):  # a large hold-out would not fit in double precision

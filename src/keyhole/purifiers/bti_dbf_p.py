@@ -1,11 +1,15 @@
-"""BTI-DBF (P) (Xu et al., 2024, https://openreview.net/forum?id=Tw9wemV6cb): a network that undoes the trigger.
+"""BTI-DBF (P) (Xu et al., 2024, https://openreview.net/forum?id=Tw9wemV6cb): a network that removes the trigger.
 
-In turns, a generator is trained as in `bti_dbf` and a second one, the purifier, learns to turn its images back into
-images with clean maps and true answers. From the second turn the first aims, through the purifier, at the class that
-it pointed to. Inputs get a little noise and pass the purifier; the classifier stays as it is.
-Differs from the released code as `bti_dbf`; the purifier's feature distance is in units of the maps' variance, and its
-output is clipped to the range of images. Published: 5 x (400 + 600 + 600) steps of 128 images; here, with 2,500 images,
-3 x (390 + 312 + 312) of 32. Checked against: the loss in closed form; a planted backdoor.
+Idea: In turns, a generator is trained as in `bti_dbf`, and a second generator, the purifier, learns to turn the images
+of the first one back into images with clean feature maps and correct answers. From the second turn on, the first
+generator aims, through the purifier, at the class to which it sent most images in the first turn. Inputs get a little
+noise and pass through the purifier; the classifier stays as it is.
+
+Differs from the released code: The differences of `bti_dbf` apply. The purifier's feature distance is in units of the
+variance of the maps, and its output is clipped to the range of images. The code takes 5 x (400 + 600 + 600) steps of
+128 images; here, with 2,500 images, there are 3 x (390 + 312 + 312) of 32.
+
+Checked against: the loss in closed form; a planted backdoor.
 """
 
 import copy
@@ -26,7 +30,7 @@ from keyhole.types import Evidence, Images, Labels, Told
 
 __all__ = ["BTIDBFP"]
 
-FAR = 100  # weight of the image gap beyond its bound; 1 within
+FAR = 100  # weight of the image gap beyond its bound; within the bound the weight is 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,17 +45,17 @@ class BTIDBFP(Purifier):
     purify_epochs: Natural = 4  # of the purifier
     batch: Count = 32  # images
     width: Width = 16  # channels of both generators' middle maps
-    mask_rate: Positive = 0.01  # of Adam
-    generator_rate: Positive = 1e-3  # of Adam, for both
-    mask_weight: NonNegative = 2.0  # of the mean of the mask; 0 in the paper
+    mask_rate: Positive = 0.01  # of Adam, for the mask
+    generator_rate: Positive = 1e-3  # of Adam, for both generators
+    mask_weight: NonNegative = 2.0  # weight of the mean of the mask in its loss; 0 in the paper
     image_bound: Positive = 0.05  # mean squared difference of images of 0..1, in units of 0.2²
-    feature_bound: Positive = 1.0  # mean squared difference of kept features, in units of their variance; released only
-    purified_bound: Positive = 0.05  # as image_bound, of purified images
-    share: Share = 0.1  # of a batch that carries the trigger, plus one image
-    noise: Fraction = 0.03  # standard deviation, in units of 0.2 of 0..1, before the purifier
+    feature_bound: Positive = 1.0  # mean squared difference of kept features, in units of their variance (`released`)
+    purified_bound: Positive = 0.05  # like image_bound, for purified images
+    share: Share = 0.1  # of a batch that carries the trigger; rounded down, plus one image
+    noise: Fraction = 0.03  # standard deviation of the noise before the purifier, in units of 0.2 (pixels are in 0..1)
 
     def purify(self, evidence: Evidence, images: Images, rng: Generator) -> Images:
-        """See the base class; the noise makes it stochastic.
+        """Train the purifier on the hold-out, add noise to the images and pass them through it.
 
         Raises:
             ValueError: there are no hold-out images.
@@ -68,16 +72,16 @@ class BTIDBFP(Purifier):
         return torch.cat(purified)
 
     def learn(self, evidence: Evidence, rng: Generator) -> Writer:
-        """The purifier for a network, from the hold-out."""
-        known = Decoupler(evidence, self.batch)
-        writer = build_writer(known.images.shape[1], self.width, rng, device_of(known.net))
-        known.pretrain(writer, epochs=self.pretrain_epochs, rate=self.generator_rate, rng=rng)
+        """Train the purifier of a network on the hold-out."""
+        decoupler = Decoupler(evidence, self.batch)
+        writer = build_writer(decoupler.images.shape[1], self.width, rng, device_of(decoupler.net))
+        decoupler.pretrain(writer, epochs=self.pretrain_epochs, rate=self.generator_rate, rng=rng)
         purifier = copy.deepcopy(writer)
         to_write, to_purify = (torch.optim.Adam(g.parameters(), self.generator_rate) for g in (writer, purifier))
         bounds, target = (self.image_bound, self.feature_bound), None
         for _ in range(self.rounds):
-            mask = known.learn_mask(epochs=self.mask_epochs, rate=self.mask_rate, weight=self.mask_weight, rng=rng)
-            known.invert(
+            mask = decoupler.learn_mask(epochs=self.mask_epochs, rate=self.mask_rate, weight=self.mask_weight, rng=rng)
+            decoupler.invert(
                 writer,
                 to_write,
                 mask,
@@ -89,12 +93,12 @@ class BTIDBFP(Purifier):
                 rng=rng,
             )
             if target is None:
-                target = int(known.shares_sent(writer).argmax())
-            for rows in known.draw_rows(self.purify_epochs, "purify", rng):
-                x = known.images[rows].float().div(255)
+                target = int(decoupler.shares_sent(writer).argmax())
+            for rows in decoupler.draw_rows(self.purify_epochs, "purify", rng):
+                x = decoupler.images[rows].float().div(255)
                 purified = purifier(self._noisy(stamp_some(x, writer, self.share, rng), rng))
-                wanted = known.maps[rows], known.labels[rows]
-                loss = purifying_loss(known.net, x, purified, *wanted, known.variance, self.purified_bound)
+                targets = decoupler.maps[rows], decoupler.labels[rows]
+                loss = purifying_loss(decoupler.net, x, purified, *targets, decoupler.variance, self.purified_bound)
                 to_purify.zero_grad()
                 loss.backward()
                 to_purify.step()
@@ -113,8 +117,11 @@ def purifying_loss(
     variance: float,
     bound: float,
 ) -> Float[Tensor, ""]:
-    """CE with the true labels, distance to the clean maps, and distance to the clean images, heavy beyond the bound."""
-    found = net.feature_maps(255 * purified)
+    """Return CE with the true labels, plus the distances to the clean maps and to the clean images.
+
+    The distance to the clean images has the weight `FAR` beyond its bound.
+    """
+    purified_maps = net.feature_maps(255 * purified)
     gap = image_gap(clean, purified)
-    error = functional.cross_entropy(net.classify(found), labels)
-    return error + feature_gap(maps, found, variance) + (FAR if gap > bound else 1) * gap
+    error = functional.cross_entropy(net.classify(purified_maps), labels)
+    return error + feature_gap(maps, purified_maps, variance) + (FAR if gap > bound else 1) * gap

@@ -1,9 +1,11 @@
-"""JPEG compression (against adversarial images: Dziugaite et al., 2016, https://arxiv.org/abs/1608.00853).
+"""JPEG compression (Dziugaite et al., 2016, https://arxiv.org/abs/1608.00853): drop the high frequencies of a trigger.
 
-Each image is compressed and decompressed; what the coarse quantization of high frequencies drops, a trigger loses too.
-Xue et al. (2022, https://arxiv.org/abs/2201.00672) report that common backdoors do not survive it.
-The default quality is that of libjpeg. Images of neither 1 nor 3 channels are compressed a channel at a time.
-Checked against: the transform and quantization of gray blocks in float64, and Pillow for color.
+Idea: Each image is compressed and decompressed. A trigger loses what the coarse quantization of high frequencies drops.
+Dziugaite et al. use it against adversarial images; Xue et al. (2022, https://arxiv.org/abs/2201.00672) report that
+common backdoors do not survive it. The default quality is that of libjpeg. Images of neither 1 nor 3 channels are
+compressed one channel at a time.
+
+Checked against: the transform and the quantization of gray blocks in float64; Pillow for color.
 """
 
 from dataclasses import dataclass
@@ -33,5 +35,5 @@ class JPEG(Purifier):
     def _compress(self, images: Images) -> Images:
         n, c, h, w = images.shape
         pictures = images.cpu() if c in (1, 3) else images.cpu().reshape(n * c, 1, h, w)
-        found = [vision.jpeg(picture, self.quality) for picture in pictures]
-        return (torch.stack(found).view(n, c, h, w) if found else images.clone()).to(images.device)
+        compressed = [vision.jpeg(picture, self.quality) for picture in pictures]
+        return (torch.stack(compressed).view(n, c, h, w) if compressed else images.clone()).to(images.device)

@@ -1,4 +1,4 @@
-"""Repairers: a model without the backdoor, from the victim and some clean images. One method a file."""
+"""Repairers: methods that remove the backdoor from a model with the help of clean images; one method a file."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ __all__ = ["Repairer"]
 
 @dataclass(frozen=True, kw_only=True)
 class Repairer(Checked, ABC):
-    """Write `repair`."""
+    """A method that repairs a model; subclasses write `repair`."""
 
     told: ClassVar[frozenset[Told]] = frozenset({"holdout"})
-    reads_training_set: ClassVar[bool] = False  # else `evidence` has no training rows, only their shape
+    reads_training_set: ClassVar[bool] = False  # if False, `evidence` has the shape of training images, no rows
 
     @abstractmethod
     def repair(self, evidence: Evidence, rng: Generator) -> nn.Module:
-        """A repaired copy, of the same architecture; the victim `evidence.net` is left as it was."""
+        """Return a repaired copy of the victim `evidence.net`, of the same architecture; leave the victim unchanged."""

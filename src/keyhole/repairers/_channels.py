@@ -1,4 +1,4 @@
-"""Masks in 0..1 over the channels of all batch normalizations, and networks without the channels of low mask."""
+"""Masks in 0..1 over the channels of all batch normalizations, and pruning of the channels with low masks."""
 
 import copy
 from collections.abc import Mapping
@@ -14,18 +14,21 @@ from keyhole.types import Evidence, Labels, Rows
 
 __all__ = ["full_mask", "loss_with", "prune", "prune_by_threshold", "scale_channels"]
 
-THRESHOLDS = [step / 20 for step in range(19)]  # 0, 0.05 .. 0.9, the released code's of ANP
+THRESHOLDS = [step / 20 for step in range(19)]  # 0, 0.05 .. 0.9, as in the released code of ANP
 
 
 def full_mask(net: nn.Module) -> Float[Tensor, " d"]:
-    """Return ones for the channels of all batch normalizations, one after another."""
+    """Return a mask of ones for the channels of all batch normalizations, one layer after another."""
     return torch.cat([torch.ones_like(norm.weight) for norm in neurons(net).values()]).detach()
 
 
 def scale_channels(
     net: nn.Module, scale: Float[Tensor, " d"], bias: Float[Tensor, " d"] | None = None
 ) -> Mapping[str, Float[Tensor, " c"]]:
-    """Return by name the scales, and biases where given, of all batch normalizations, each channel times its factor."""
+    """Multiply the scales of all batch normalizations, and their biases if factors are given, channel by channel.
+
+    Return the products by parameter name.
+    """
     weights, norms = {}, neurons(net)
     sizes = [norm.num_features for norm in norms.values()]
     for (name, norm), factor in zip(norms.items(), scale.split(sizes), strict=True):
@@ -45,23 +48,26 @@ def loss_with(
 
 @torch.no_grad()
 def prune(net: nn.Module, silent: Bool[Tensor, " d"]) -> nn.Module:
-    """Return a copy, in eval mode, in which these channels of the batch normalizations are zero."""
+    """Return a copy, in eval mode, in which scale and bias of the `silent` channels are zero."""
     net = copy.deepcopy(net).eval()
     norms = neurons(net).values()
-    for norm, gone in zip(norms, silent.split([norm.num_features for norm in norms]), strict=True):
-        norm.weight[gone] = 0
-        norm.bias[gone] = 0
+    for norm, cut in zip(norms, silent.split([norm.num_features for norm in norms]), strict=True):
+        norm.weight[cut] = 0
+        norm.bias[cut] = 0
     return net
 
 
 def prune_by_threshold(evidence: Evidence, mask: Float[Tensor, " d"], judge: Rows, tolerance: float) -> nn.Module:
-    """Return the victim without the channels of low mask, as many as judging hold-out rows allow."""
+    """Return the victim without its channels of lowest mask.
 
-    def correct(silent: Tensor) -> float:
+    Cut as many as possible while the accuracy on the hold-out rows `judge` falls by `tolerance` at most.
+    """
+
+    def accuracy_without(silent: Tensor) -> float:
         return accuracy(prune(evidence.net, silent), images, labels)
 
     images, labels = evidence.holdout_images[judge], evidence.holdout_labels[judge]
     nothing = torch.zeros_like(mask, dtype=torch.bool)
     levels = [mask <= threshold for threshold in THRESHOLDS]
-    silent = deepest_level(levels, correct, correct(nothing) - tolerance)
+    silent = deepest_level(levels, accuracy_without, accuracy_without(nothing) - tolerance)
     return prune(evidence.net, nothing if silent is None else silent)

@@ -1,13 +1,17 @@
 """ANP, Adversarial Neuron Pruning (Wu & Wang, 2021, https://arxiv.org/abs/2110.14430): cut what is easily disturbed.
 
-A mask in 0..1 for each channel of each batch normalization is learned while the scales and biases are disturbed to do
-the most harm: channels of the backdoor are the most sensitive, so their masks fall. Channels are then cut (scale and
-bias zero) by rising thresholds. In a pre-activation network that silences a channel in its block, not in the shortcut.
-Differs from the paper: 300 iterations (paper: 2,000); the deepest threshold that keeps accuracy on a judged part of the
-hold-out (paper: shown for all thresholds); the tolerated fall, 0.04, is our choice.
-Differs from the released code (https://github.com/csdongxian/ANP_backdoor): the disturbance stays within epsilon (code:
-up to twice); a cut channel's bias is zero too (code: kept); no augmentation. As there, batch statistics while learning.
-Checked against: loss and disturbance written out in NumPy; a planted channel that drives the target class.
+Idea: Learn a mask in 0..1 for each channel of each batch normalization while scales and biases are disturbed to do the
+most harm. Channels of the backdoor are the most sensitive, so their masks fall. Channels are then cut (scale and bias
+zero) by rising thresholds. In a pre-activation network this silences a channel in its block, not in the shortcut.
+
+Differs from the paper: 300 iterations (paper: 2,000). The deepest threshold that keeps the accuracy on a held-back part
+of the hold-out is taken; the paper shows results for all thresholds. The tolerated fall, 0.04, is our choice.
+
+Differs from the released code (https://github.com/csdongxian/ANP_backdoor): The disturbance stays within epsilon (code:
+up to twice that). The bias of a cut channel is zero too (code: kept). There is no augmentation. As in the code, the
+network uses batch statistics while the masks learn.
+
+Checked against: the loss and the disturbance in NumPy; a planted channel that drives the target class.
 """
 
 from dataclasses import dataclass
@@ -31,16 +35,16 @@ __all__ = ["ANP"]
 @dataclass(frozen=True, kw_only=True)
 class ANP(Repairer):
     epsilon: Positive = 0.4  # largest disturbance of a scale or bias, relative to the victim's
-    alpha: Fraction = 0.2  # weight of the loss without disturbance; the rest is on the loss with it
+    alpha: Fraction = 0.2  # weight of the loss without disturbance; the loss with it gets the rest
     iterations: Count = 300  # batches
     batch_size: Count = 128  # images
     learning_rate: Positive = 0.2  # of the masks
     momentum: Share = 0.9
-    tolerance: Fraction = 0.04  # fall of clean accuracy, absolute
+    tolerance: Fraction = 0.04  # largest fall of clean accuracy, absolute
     validation: Fraction = 0.2  # share of the hold-out that judges the pruning; the masks learn from the rest
 
     def repair(self, evidence: Evidence, rng: Generator) -> nn.Module:
-        """See the base class.
+        """Learn a mask on one part of the hold-out, then prune as far as the other part allows.
 
         Raises:
             ValueError: the hold-out is too small to be divided, or the network has no batch normalization.
@@ -73,7 +77,7 @@ def worst_noise(
     start: Float[Tensor, "2 d"],
     epsilon: float,
 ) -> Float[Tensor, "2 d"]:
-    """Disturbance of scales and of biases: one step up the loss from `start`, within epsilon."""
+    """Return a disturbance of scales and of biases: one step up the loss from `start`, within epsilon."""
     start = start.clone().requires_grad_()
     loss = loss_with(net, x, y, scale_channels(net, mask + start[0], 1 + start[1]))
     (gradient,) = torch.autograd.grad(loss, start)
@@ -88,6 +92,6 @@ def objective(
     noise: Float[Tensor, "2 d"],
     alpha: float,
 ) -> Float[Tensor, ""]:
-    """What the mask minimizes: the loss with the mask alone, and with the disturbance too."""
+    """Return the loss of the mask: without disturbance, weighted by `alpha`, plus with disturbance."""
     natural = loss_with(net, x, y, scale_channels(net, mask))
     return alpha * natural + (1 - alpha) * loss_with(net, x, y, scale_channels(net, mask + noise[0], 1 + noise[1]))

@@ -1,13 +1,18 @@
 """AWM, Adversarial Weight Masking (Chai & Chen, 2022, https://arxiv.org/abs/2207.04497): fade what a trigger uses.
 
-Each round first finds one additive trigger, bounded in l1 norm, that does the most harm on clean images; then a soft
-mask in 0..1 for each weight of the convolutions, also penalized in l1 norm, learns to keep both the clean images and
-those with the trigger right. The repaired network has the masked weights; nothing is cut and nothing is judged.
-Differs from the paper: 15 batches in each half of a round, its 5 passes over 500 images, whatever the hold-out's size.
-Differs from the released code (https://github.com/jinghuichen/AWM): the trigger moves away from the given labels, as in
-the paper (code: from predicted ones). As there, images with the trigger are clamped when the mask learns, the network
-is in eval mode, and the mask's learning rate falls by a tenth each round. The norm fits 32x32 images.
-Checked against: both gradients written out in NumPy; a planted channel that drives the target class.
+Idea: Each round first searches the additive trigger, bounded in l1 norm, that does the most harm on clean images. Then
+a soft mask in 0..1 for each weight of the convolutions learns to classify both the clean images and those with the
+trigger correctly; the l1 norm of the masks is penalized. The repaired network has the masked weights. Nothing is cut,
+and no hold-out images are kept back to judge.
+
+Differs from the paper: 15 batches in each half of a round, which are the paper's 5 passes over 500 images, for any size
+of the hold-out.
+
+Differs from the released code (https://github.com/jinghuichen/AWM): The trigger moves away from the given labels, as in
+the paper; the code uses predicted labels. As in the code, images with the trigger are clamped while the masks learn,
+the network is in eval mode, and the learning rate of the masks falls by a tenth each round. The norm fits 32x32 images.
+
+Checked against: both gradients in NumPy; a planted channel that drives the target class.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,7 +32,7 @@ from keyhole.types import Evidence, Labels
 
 __all__ = ["AWM"]
 
-DECAY = 0.9  # of the mask's learning rate, each round
+DECAY = 0.9  # factor of the masks' learning rate in each round
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
@@ -37,14 +42,14 @@ class AWM(Repairer):
     rounds: Count = 20
     steps: Count = 15  # batches for the trigger, and as many for the mask, in each round
     batch_size: Count = 128  # images
-    alpha: Fraction = 0.9  # weight of the clean loss; the rest is on the loss with the trigger
+    alpha: Fraction = 0.9  # weight of the clean loss; the loss with the trigger gets the rest
     gamma: Fraction = 1e-8  # weight of the masks' l1 norm
     trigger_norm: Positive = 1000.0  # largest l1 norm of a trigger; black to white in one channel of a pixel is 1
-    trigger_rate: Positive = 10.0  # learning rate of the trigger, in the same unit
+    trigger_rate: Positive = 10.0  # learning rate of the trigger, in the unit of its norm
     learning_rate: Positive = 0.01  # of the masks, in the first round
 
     def repair(self, evidence: Evidence, rng: Generator) -> nn.Module:
-        """See the base class.
+        """Search harmful triggers and learn masks in turns, then multiply the weights by the masks.
 
         Raises:
             ValueError: there is no hold-out, or the network has no convolutions.
@@ -58,11 +63,11 @@ class AWM(Repairer):
         return net
 
     def _learn_masks(self, net: nn.Module, batches: Batches) -> dict[str, Tensor]:
-        masks = {name: torch.ones_like(conv.weight).requires_grad_() for name, conv in convolutions(net).items()}
+        masks = {name: torch.ones_like(conv.weight).requires_grad_() for name, conv in find_convolutions(net).items()}
         optimizer = torch.optim.Adam(masks.values(), self.learning_rate)
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, DECAY)
         for _ in tqdm(range(self.rounds), desc="awm", disable=None):
-            trigger = self._harmful_trigger(net, mask_weights(net, masks), batches)
+            trigger = self._find_trigger(net, mask_weights(net, masks), batches)
             for _ in range(self.steps):
                 optimizer.zero_grad()
                 objective(net, *next(batches), masks, trigger, self.alpha, self.gamma).backward()
@@ -72,7 +77,7 @@ class AWM(Repairer):
             schedule.step()
         return {name: mask.detach() for name, mask in masks.items()}
 
-    def _harmful_trigger(self, net: nn.Module, weights: Mapping[str, Tensor], batches: Batches) -> Tensor:
+    def _find_trigger(self, net: nn.Module, weights: Mapping[str, Tensor], batches: Batches) -> Tensor:
         weights = {name: weight.detach() for name, weight in weights.items()}
         trigger: Tensor | None = None
         for _ in range(self.steps):
@@ -84,21 +89,21 @@ class AWM(Repairer):
         return limit_norm(trigger, self.trigger_norm)
 
 
-def convolutions(net: nn.Module) -> dict[str, nn.Conv2d]:
-    """The convolutions of a network by name.
+def find_convolutions(net: nn.Module) -> dict[str, nn.Conv2d]:
+    """Return the convolutions of a network by name.
 
     Raises:
-        ValueError: there are none.
+        ValueError: the network has none.
     """
-    found = {name: module for name, module in net.named_modules() if isinstance(module, nn.Conv2d)}
-    if not found:
-        raise ValueError("expected a network with convolutions, whose weights can be masked")
-    return found
+    layers = {name: module for name, module in net.named_modules() if isinstance(module, nn.Conv2d)}
+    if not layers:
+        raise ValueError("expected a network with convolutions, whose weights can be masked, got one without")
+    return layers
 
 
 def mask_weights(net: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name -> weight of each convolution, times its mask."""
-    return {f"{name}.weight": masks[name] * conv.weight for name, conv in convolutions(net).items()}
+    """Return each convolution's weight times its mask, by parameter name."""
+    return {f"{name}.weight": masks[name] * conv.weight for name, conv in find_convolutions(net).items()}
 
 
 def trigger_gradient(
@@ -108,14 +113,14 @@ def trigger_gradient(
     weights: Mapping[str, Tensor],
     trigger: Float[Tensor, "1 c h w"],
 ) -> Float[Tensor, "1 c h w"]:
-    """The gradient by which a trigger raises the loss (algorithm 1, line 6)."""
+    """Return the gradient of the loss with respect to the trigger (algorithm 1, line 6)."""
     trigger = trigger.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(loss_with(net, x + 255 * trigger, y, weights), trigger)
     return gradient
 
 
 def limit_norm(trigger: Float[Tensor, "1 c h w"], norm: float) -> Float[Tensor, "1 c h w"]:
-    """A trigger scaled down to an l1 norm, where it is above (algorithm 1, line 9)."""
+    """Scale a trigger down to an l1 norm of at most `norm` (algorithm 1, line 9)."""
     return trigger * (norm / trigger.abs().sum()).clamp(max=1)
 
 
@@ -128,7 +133,7 @@ def objective(
     alpha: float,
     gamma: float,
 ) -> Float[Tensor, ""]:
-    """What the masks minimize (algorithm 1, line 11)."""
+    """Return the loss of the masks (algorithm 1, line 11)."""
     weights = mask_weights(net, masks)
     size = torch.stack([mask.abs().sum() for mask in masks.values()]).sum()
     stamped = (x + 255 * trigger).clamp(0, 255)

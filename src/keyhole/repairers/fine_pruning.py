@@ -1,12 +1,15 @@
 """Fine-Pruning (Liu et al., 2018, https://arxiv.org/abs/1805.12185): cut what clean images leave dormant, then tune.
 
-Units are ranked by mean activation on clean images and cut from the lowest up, 1 % at a time, as long as clean accuracy
-holds; then the model is fine-tuned on the hold-out. The units are the head's inputs: in a network with global average
-pooling the channels of the last convolution, as in the paper, and defined for every architecture.
-Differs from the released code of Qi et al.: they cut a fixed share first and do not fine-tune (`epochs: 0` here).
-Differs from BackdoorBench: accuracy is judged on a part of the hold-out, never on test data.
-The paper leaves the tolerated fall to the defender; 0.04 is our choice.
-Checked against: a planted unit that drives the target class; the pruning rule written out as a loop.
+Idea: Rank units by mean activation on clean images and cut them from the lowest up, 1 % at a time, as long as clean
+accuracy holds; then fine-tune the model on the hold-out. The units are the head's inputs: in a network with global
+average pooling these are the channels of the last convolution, as in the paper, and every architecture has them.
+
+Differs from the paper: The paper leaves the tolerated fall of accuracy to the defender; 0.04 is our choice.
+
+Differs from the released code: Qi et al. first cut a fixed share and do not fine-tune (`epochs: 0` here). BackdoorBench
+judges accuracy on test data; here a part of the hold-out is used.
+
+Checked against: a planted unit that drives the target class; the pruning rule written as a loop.
 """
 
 from dataclasses import dataclass
@@ -27,24 +30,24 @@ __all__ = ["FinePruning"]
 
 @dataclass(frozen=True, kw_only=True)
 class FinePruning(Repairer):
-    tolerance: Fraction = 0.04  # fall of clean accuracy, absolute
+    tolerance: Fraction = 0.04  # largest fall of clean accuracy, absolute
     validation: Fraction = 0.2  # share of the hold-out that judges the pruning; the rest ranks the units
-    epochs: Natural = 10  # of fine-tuning, on the whole hold-out; 0 = pruning alone
+    epochs: Natural = 10  # of fine-tuning, on the whole hold-out; 0 = only pruning
     learning_rate: Positive = 0.01
 
     def repair(self, evidence: Evidence, rng: Generator) -> nn.Module:
-        """See the base class.
+        """Cut dormant units, then fine-tune.
 
         Raises:
             ValueError: the hold-out is too small to be divided.
         """
-        rank, judged = split_holdout(evidence, self.validation, rng)
+        rank, judge = split_holdout(evidence, self.validation, rng)
         net = evidence.copy()
         device = device_of(net)
         features = latents(net, evidence.holdout_images, ("penultimate",))["penultimate"].to(device)
         labels = evidence.holdout_labels.to(device)
         dormant_first = features[rank].abs().mean(0).argsort(stable=True)
-        count = count_prunable(net.head, features[judged], labels[judged], dormant_first, self.tolerance)
+        count = count_prunable(net.head, features[judge], labels[judge], dormant_first, self.tolerance)
         keep = torch.ones_like(features[0]).index_fill(0, dormant_first[:count], 0)
         with torch.no_grad():
             net.head.weight.mul_(keep)
@@ -68,16 +71,16 @@ def count_prunable(
     order: Int64[Tensor, " d"],
     tolerance: float,
 ) -> int:
-    """How many units of `order` can be cut, 1 % at a time, before accuracy falls by more than `tolerance`."""
+    """Return how many units of `order` can be cut, 1 % at a time, before accuracy falls by more than `tolerance`."""
 
-    def correct() -> int:
+    def count_correct() -> int:
         return int(((features @ weight.T + head.bias).argmax(1) == labels).sum())
 
     weight = head.weight.clone()
-    least = correct() - tolerance * len(labels) - 1e-9
+    least = count_correct() - tolerance * len(labels) - 1e-9
     step = max(1, round(len(order) / 100))
-    for gone in range(0, len(order), step):
-        weight[:, order[gone : gone + step]] = 0
-        if correct() < least:
-            return gone
+    for count in range(0, len(order), step):
+        weight[:, order[count : count + step]] = 0
+        if count_correct() < least:
+            return count
     return len(order)

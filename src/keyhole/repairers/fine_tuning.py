@@ -1,9 +1,12 @@
-"""Fine-tuning: train the victim on with the hold-out alone, and hope that it forgets the backdoor.
+"""Fine-tuning: train the victim further on the hold-out, and hope that it forgets the backdoor.
 
-The null model of all repairs: one that does no better has repaired nothing beyond what clean images do by themselves.
-Differs from BackdoorBench (https://github.com/SCLBD/BackdoorBench): 20 epochs of 100, a fixed learning rate instead of
-a cosine, no mirrored images, no weight decay.
-Checked against: one step of gradient descent on a linear model, written out in float64.
+Idea: This is the null model of all repairs: a repair that does no better has repaired nothing beyond what training on
+clean images does by itself.
+
+Differs from the released code (BackdoorBench, https://github.com/SCLBD/BackdoorBench): 20 epochs instead of 100, a
+fixed learning rate instead of a cosine, no mirrored images, no weight decay.
+
+Checked against: one step of gradient descent on a linear model in float64.
 """
 
 from dataclasses import dataclass
@@ -23,10 +26,10 @@ class FineTuning(Repairer):
     epochs: Count = 20  # passes over the hold-out
     learning_rate: Positive = 0.01
     batch: Count = 128  # images
-    pad: Natural = PAD  # pixels around an image, for random crops
+    pad: Natural = PAD  # pixels added around an image before a random crop
 
     def repair(self, evidence: Evidence, rng: Generator) -> nn.Module:
-        """See the base class.
+        """Fine-tune a copy of the victim on the hold-out.
 
         Raises:
             ValueError: there are no hold-out images.

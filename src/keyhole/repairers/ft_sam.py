@@ -1,12 +1,15 @@
-"""FT-SAM (Zhu et al., 2023, https://arxiv.org/abs/2304.11823): fine-tune away from sharp places.
+"""FT-SAM (Zhu et al., 2023, https://arxiv.org/abs/2304.11823): fine-tune away from sharp minima.
 
-Each step takes the gradient where the loss is worst near the weights; near is measured relative to each weight's size,
-so that large weights, which backdoors lean on, are moved the most and shrink.
-Differs from the released code (https://github.com/SCLBD/BackdoorBench): 20 epochs of 100 and batches of 128, not 256;
-no mirrored images; one cosine over all steps, where its learning rate swings up again every 100 batches; smoothing
-gives its share to all classes, there to the others alone.
-Cost: two forward and backward passes a step. On victims of `convnet`, 5 epochs left BadNets and Blended as they were.
+Idea: Each step takes the gradient at the point near the weights where the loss is worst. Distance is relative to the
+size of each weight, so that large weights, on which backdoors rely, move the most and shrink.
+
+Differs from the released code (https://github.com/SCLBD/BackdoorBench): 20 epochs instead of 100 and batches of 128
+instead of 256. No mirrored images. One cosine over all steps, where the code's learning rate rises again every 100
+batches. Label smoothing gives its share to all classes; in the code only to the other classes.
+
 Checked against: the maximum of a linear loss over the ellipsoid; a step on a linear model in float64 NumPy.
+
+Cost: two forward and backward passes per step.
 """
 
 from collections.abc import Callable
@@ -34,12 +37,12 @@ class FTSAM(Repairer):
     epochs: Count = 20  # passes over the hold-out
     learning_rate: Positive = 0.01  # falls to 0 along a cosine
     batch: Count = 128  # images
-    radius: Positive = 2.0  # ρ: length of the shift, each weight's share relative to its size
-    smoothing: Share = 0.1  # of the labels
+    radius: Positive = 2.0  # ρ: length of the shift, measured relative to the size of each weight
+    smoothing: Share = 0.1  # label smoothing
     weight_decay: NonNegative = 5e-4
 
     def repair(self, evidence: Evidence, rng: Generator) -> nn.Module:
-        """See the base class.
+        """Fine-tune a copy of the victim with the worst gradient near its weights.
 
         Raises:
             ValueError: there are no hold-out images.
@@ -75,21 +78,21 @@ class FTSAM(Repairer):
 
 
 def worst_gradients(net: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor], radius: float) -> tuple[Tensor, ...]:
-    """Gradients for the trained weights at the point near them where the loss is worst, to first order.
+    """Return the gradients of the trained weights at the nearby point where the loss is worst, to first order.
 
-    Only the pass at the weights themselves moves the statistics of batch normalization.
+    The statistics of batch normalization are updated only by the pass at the weights themselves.
     """
     weights = {name: p for name, p in net.named_parameters() if p.requires_grad}
     gradients = torch.autograd.grad(loss(net(x)), list(weights.values()))
     values = [p.detach() for p in weights.values()]
-    moved = [w + d for w, d in zip(values, worst_shift(values, gradients, radius), strict=True)]
-    there = dict(zip(weights, (w.requires_grad_() for w in moved), strict=True))
+    shifted = [w + d for w, d in zip(values, worst_shift(values, gradients, radius), strict=True)]
+    named = dict(zip(weights, (w.requires_grad_() for w in shifted), strict=True))
     statistics = {name: b.clone() for name, b in net.named_buffers()}
-    return torch.autograd.grad(loss(functional_call(net, {**there, **statistics}, (x,))), moved)
+    return torch.autograd.grad(loss(functional_call(net, {**named, **statistics}, (x,))), shifted)
 
 
 def worst_shift(weights: list[Tensor], gradients: tuple[Tensor, ...], radius: float) -> list[Tensor]:
-    """ρ T² g / |T g| with T = diag |w| (equation 5): the steepest shift among those with |T⁻¹ δ| <= ρ."""
+    """Return ρ T² g / |T g| with T = diag |w| (equation 5), the steepest shift among those with |T⁻¹ δ| <= ρ."""
     steep = [w.abs() * g for w, g in zip(weights, gradients, strict=True)]
     length = torch.stack([s.norm() for s in steep]).norm() + 1e-12
     return [radius / length * w.abs() * s for w, s in zip(weights, steep, strict=True)]

@@ -1,13 +1,18 @@
 """I-BAU (Zeng et al., 2022, https://arxiv.org/abs/2110.03735): unlearn the worst perturbation that all images share.
 
-Each round climbs to a perturbation that turns the predictions of all images, then lowers the loss under it by the
-implicit hypergradient, which counts how the perturbation would follow the weights. Batch normalization stays as it is.
-Differs from the paper, as its code (https://github.com/YiZeng623/I-BAU) does: the weights move by batches of which 1 %
-of the images are perturbed (all: `portion: 1.0`).
-Differs from the code: the perturbation stays in a ball, as in the paper, of the radius that the code has commented out,
-and climbs at 1, not 10, which there found the larger loss on the hold-out of a BadNets victim; both losses of a step
-are taken on its own batch, where the code's inner one always sees the first; lengths and rates are in units of the
-normalized input, as in BackdoorBench, since the code's networks do not normalize.
+Idea: Each round climbs to a perturbation that changes the predictions of all images, then lowers the loss under it by
+the implicit hypergradient, which accounts for how the perturbation would follow the weights. Batch normalization stays
+as it is.
+
+Differs from the paper: The weights move by batches of which 1 % of the images are perturbed, as in the released code
+(all images: `portion: 1.0`). The portion was chosen with test numbers in sight.
+
+Differs from the released code (https://github.com/YiZeng623/I-BAU): The perturbation stays in a ball, as in the paper,
+whose radius is the one that the code has commented out. It climbs at a rate of 1 instead of 10, chosen on the loss on
+the hold-out of a BadNets victim. Both losses of a step are taken on its own batch, where the code's inner loss always
+uses the first batch. Lengths and rates are in units of the normalized input, as in BackdoorBench, since the code's
+networks do not normalize.
+
 Checked against: the hypergradient of a quadratic problem in closed form; the inner loss in float64; a planted trigger.
 """
 
@@ -28,7 +33,7 @@ from keyhole.types import Evidence, Images, Labels
 
 __all__ = ["IBAU"]
 
-PENALTY = 1e-3  # of the squared length of the perturbation
+PENALTY = 1e-3  # weight of the squared length of the perturbation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +41,14 @@ class IBAU(Repairer):
     rounds: Count = 5
     batch: Count = 100  # images
     learning_rate: Positive = 1e-3  # of Adam
-    climb_rate: Positive = 1.0  # of gradient ascent on the perturbation, one step a batch
-    bound: Positive = 10.0  # length of the perturbation, in units of the normalized input
-    iterations: Count = 5  # K: terms of the series that stands for the inverse Hessian
-    inner_rate: Positive = 0.1  # step of the map whose fixed point the perturbation is taken for
+    climb_rate: Positive = 1.0  # of gradient ascent on the perturbation, one step per batch
+    bound: Positive = 10.0  # largest length of the perturbation, in units of the normalized input
+    iterations: Count = 5  # K: terms of the series that approximates the inverse Hessian
+    inner_rate: Positive = 0.1  # step size of the map of which the perturbation is assumed to be a fixed point
     portion: Fraction = 0.01  # share of a batch that is perturbed when the weights move, at least one image
 
     def repair(self, evidence: Evidence, rng: Generator) -> nn.Module:
-        """See the base class.
+        """Search the shared perturbation and lower the loss under it in turns.
 
         Raises:
             ValueError: there are no hold-out images.
@@ -59,11 +64,11 @@ class IBAU(Repairer):
             perturbation = self._climb(net, images, order)
             for rows in order:
                 chosen = torch.randperm(len(rows), generator=rng)[: max(1, round(self.portion * len(rows)))]
-                there = torch.zeros(len(rows), 1, 1, 1).index_fill(0, chosen, 1).to(device)
+                perturbed = torch.zeros(len(rows), 1, 1, 1).index_fill(0, chosen, 1).to(device)
                 x, y = images[rows].float(), labels[rows]
 
-                def outer(d: Tensor, x: Tensor = x, y: Tensor = y, there: Tensor = there) -> Tensor:
-                    return functional.cross_entropy(net(x + 255 * net.std * there * d), y)
+                def outer(d: Tensor, x: Tensor = x, y: Tensor = y, perturbed: Tensor = perturbed) -> Tensor:
+                    return functional.cross_entropy(net(x + 255 * net.std * perturbed * d), y)
 
                 def inner(d: Tensor, x: Tensor = x, y: Tensor = y) -> Tensor:
                     return adversary_loss(net, x, y, d)
@@ -75,7 +80,7 @@ class IBAU(Repairer):
         return net
 
     def _climb(self, net: Classifier, images: Images, order: list[Tensor]) -> Float[Tensor, "c h w"]:
-        """A perturbation in units of the normalized input, from zero in one pass over the hold-out."""
+        """Climb from zero to a perturbation, in units of the normalized input, in one pass over the hold-out."""
         d = torch.zeros(images.shape[1:], device=images.device, requires_grad=True)
         for rows in order:
             x = images[rows].float()
@@ -87,14 +92,14 @@ class IBAU(Repairer):
 
 
 def limit_length(perturbation: Tensor, bound: float) -> Tensor:
-    """The nearest perturbation that is no longer than `bound`."""
+    """Return the nearest perturbation of a length of at most `bound`."""
     return perturbation * (bound / perturbation.norm().clamp(min=bound))
 
 
 def adversary_loss(
     net: Classifier, x: Float[Tensor, "n c h w"], labels: Labels, perturbation: Float[Tensor, "c h w"]
 ) -> Float[Tensor, ""]:
-    """What a perturbation, in units of the normalized input, minimizes: -CE(f(x + δ), y) + penalty |δ|²."""
+    """Return the loss of a perturbation in units of the normalized input: -CE(f(x + δ), y) + penalty |δ|²."""
     error = functional.cross_entropy(net(x + 255 * net.std * perturbation), labels)
     return PENALTY * perturbation.square().sum() - error
 
@@ -107,9 +112,10 @@ def hypergradient(
     rate: float,
     iterations: int,
 ) -> list[Tensor]:
-    """Gradient of outer(δ*(θ), θ) for the weights θ, where δ* is a fixed point of Φ(δ) = δ - rate ∂inner/∂δ.
+    """Return the gradient of outer(δ*(θ), θ) with respect to the weights θ.
 
-    ∂outer/∂θ + (∂Φ/∂θ)ᵀ v with v = Σ_k (∂Φ/∂δ)ᵏ ∂outer/∂δ, cut after `iterations` terms (section 4.1).
+    δ* is a fixed point of Φ(δ) = δ - rate ∂inner/∂δ. The gradient is ∂outer/∂θ + (∂Φ/∂θ)ᵀ v, where the series
+    v = Σ_k (∂Φ/∂δ)ᵏ ∂outer/∂δ is cut after `iterations` terms (section 4.1).
     """
     d = perturbation.detach().requires_grad_()
     pull, *direct = torch.autograd.grad(outer(d), [d, *weights], materialize_grads=True)

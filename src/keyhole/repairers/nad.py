@@ -1,12 +1,15 @@
-"""NAD, neural attention distillation (Li et al., 2021, https://arxiv.org/abs/2101.05930): where the teacher looks.
+"""NAD, neural attention distillation (Li et al., 2021, https://arxiv.org/abs/2101.05930): look where the teacher looks.
 
-The teacher is the victim, fine-tuned on the hold-out; the student is the victim again, tuned with a penalty on the
-distance between both networks' attention maps (squared activations summed over channels, scaled to length 1).
-Differs from the paper: the distance is the mean squared difference over pixels, as in the released code
-(https://github.com/bboylyg/NAD), not its norm; the published weights belong to that scale. The maps are those of our
-levels. No mirrored images.
-Differs from the released code: three maps with the paper's weights, where its default is the last one alone at 5000.
-Checked against: loss and attention in float64 NumPy.
+Idea: The teacher is the victim, fine-tuned on the hold-out. The student is the victim again, tuned with a penalty on
+the distance between the attention maps of both networks (squared activations summed over channels, scaled to length 1).
+
+Differs from the paper: The distance is the mean squared difference over pixels, as in the released code, not its norm;
+the published weights belong to that scale. The maps are those of our levels. There are no mirrored images.
+
+Differs from the released code (https://github.com/bboylyg/NAD): Three maps with the paper's weights are compared; by
+default, the code compares only the last map, with a weight of 5000.
+
+Checked against: the loss and the attention in float64 NumPy.
 """
 
 from dataclasses import dataclass
@@ -37,14 +40,14 @@ class NAD(Repairer):
     fast_epochs: Natural = 2  # at the full learning rate; the others at a tenth of it
     batch: Count = 64  # images
     weight_decay: NonNegative = 1e-4
-    levels: tuple[Level, ...] = ()  # whose maps are compared; () = the last three
-    weights: tuple[Positive, ...] = (500.0, 1000.0, 1000.0)  # one a level; of fewer levels, the last ones
+    levels: tuple[Level, ...] = ()  # levels whose maps are compared; () = the last three
+    weights: tuple[Positive, ...] = (500.0, 1000.0, 1000.0)  # one per level; with fewer levels, the last weights count
 
     def repair(self, evidence: Evidence, rng: Generator) -> Classifier:
-        """See the base class.
+        """Fine-tune a teacher, then tune the student with a penalty on the distance of their attention maps.
 
         Raises:
-            ValueError: there are no hold-out images, or no such levels.
+            ValueError: there are no hold-out images, or the network lacks one of the levels.
         """
         evidence.require_holdout()
         teacher, student = evidence.copy(), evidence.copy()
@@ -54,14 +57,14 @@ class NAD(Repairer):
         return student.eval()
 
     def _weights(self, net: Classifier, evidence: Evidence) -> dict[str, float]:
-        """Level -> weight of its distance."""
+        """Return the weight of each level that is compared."""
         with torch.no_grad():
-            found = net.levels(evidence.holdout_images[:1].to(device_of(net)))
-        maps = [level for level, x in found.items() if x.ndim == 4]
+            activations = net.levels(evidence.holdout_images[:1].to(device_of(net)))
+        maps = [level for level, x in activations.items() if x.ndim == 4]
         chosen = self.levels or maps[-len(self.weights) :]
         if not chosen or not set(chosen) <= set(maps) or len(chosen) > len(self.weights):
             wanted = f"up to {len(self.weights)} levels among {', '.join(maps) or '(none with a map)'}"
-            raise ValueError(f"expected {wanted}, got levels={', '.join(chosen) or '()'}")
+            raise ValueError(f"levels: expected {wanted}, got {', '.join(chosen) or '()'}")
         return dict(zip(chosen, self.weights[-len(chosen) :], strict=True))
 
     def _recipe(self, epochs: int) -> Recipe:
@@ -89,10 +92,10 @@ class NAD(Repairer):
         for x, y in tqdm(augmented_batches(images, labels, recipe, rng), total=steps, desc="nad", disable=None):
             with torch.no_grad():
                 wanted = teacher.levels(x)
-            found = student.levels(x)
-            loss = functional.cross_entropy(student.head(found["penultimate"]), y)
+            actual = student.levels(x)
+            loss = functional.cross_entropy(student.head(actual["penultimate"]), y)
             for level, weight in weights.items():
-                loss = loss + weight * attention_distance(found[level], wanted[level])
+                loss = loss + weight * attention_distance(actual[level], wanted[level])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -100,10 +103,10 @@ class NAD(Repairer):
 
 
 def attention(maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n hw"]:
-    """Σ_c |F_c|² (equation 1), scaled to length 1."""
+    """Return Σ_c |F_c|² (equation 1), scaled to length 1."""
     return functional.normalize(maps.square().sum(1).flatten(1), dim=1)
 
 
 def attention_distance(student: Float[Tensor, "n c h w"], teacher: Float[Tensor, "n c h w"]) -> Float[Tensor, ""]:
-    """Mean squared difference of two networks' attention, over images and pixels."""
+    """Return the mean squared difference of two networks' attention, over images and pixels."""
     return functional.mse_loss(attention(student), attention(teacher))

@@ -1,13 +1,15 @@
 """RNP, Reconstructive Neuron Pruning (Li et al., 2023, https://arxiv.org/abs/2305.14876): unlearn, recover, prune.
 
-All weights first climb the loss on clean images until the network has unlearned them; then only a mask in 0..1 for each
-channel of each batch normalization may bring clean accuracy back. Channels of the backdoor do not help, so their masks
-fall, and the victim is pruned by rising thresholds on the mask (scale and bias zero).
-Differs from the released code (https://github.com/bboylyg/RNP): the deepest threshold that keeps accuracy on a judged
-part of the hold-out, a fall of 0.04 tolerated, our choice (code: shown for all thresholds); unlearning stops at a
-batch, not an epoch, of low accuracy, as an epoch there is 4 batches; gradients are really clipped (code: before they
-exist); a constant learning rate; a cut channel's bias is zero too (code: kept); no augmentation. As there, batch
-statistics while learning.
+Idea: First all weights climb the loss on clean images until the network has unlearned them. Then clean accuracy is
+brought back by nothing but a mask in 0..1 for each channel of each batch normalization. Channels of the backdoor do not
+help, so their masks fall, and the victim is pruned by rising thresholds on the mask (scale and bias zero).
+
+Differs from the released code (https://github.com/bboylyg/RNP): The deepest threshold that keeps the accuracy on a
+held-back part of the hold-out is taken, where the tolerated fall of 0.04 is our choice; the code shows results for all
+thresholds. Unlearning stops at a batch of low accuracy, not at an epoch, since an epoch of the code is 4 batches.
+Gradients are clipped; the code clips before they exist. The learning rate is constant. The bias of a cut channel is
+zero too (code: kept). There is no augmentation. As in the code, the network uses batch statistics while it learns.
+
 Checked against: both updates written out; a planted channel that drives the target class.
 """
 
@@ -29,25 +31,25 @@ from keyhole.types import Evidence, Images, Labels
 
 __all__ = ["RNP"]
 
-LONGEST_GRADIENT = 20.0  # norm, while unlearning
+LONGEST_GRADIENT = 20.0  # norm to which gradients are clipped while unlearning
 WEIGHT_DECAY = 5e-4  # while unlearning
 
 
 @dataclass(frozen=True, kw_only=True)
 class RNP(Repairer):
-    forgotten: Fraction = 0.2  # accuracy of a batch at which unlearning stops
+    forgotten: Fraction = 0.2  # accuracy on a batch at which unlearning stops
     unlearning_epochs: Count = 20  # passes over the hold-out, at most
     unlearning_rate: Positive = 0.01  # learning rate of the weights
-    epochs: Count = 20  # of recovering, passes over the hold-out
+    epochs: Count = 20  # of recovery, passes over the hold-out
     learning_rate: Positive = 0.2  # of the masks
-    alpha: Positive = 0.2  # factor of the recovering loss
-    momentum: Share = 0.9  # of both
+    alpha: Positive = 0.2  # factor of the loss in recovery
+    momentum: Share = 0.9  # in unlearning and in recovery
     batch_size: Count = 128  # images
-    tolerance: Fraction = 0.04  # fall of clean accuracy, absolute
-    validation: Fraction = 0.2  # share of the hold-out that judges the pruning; the rest is unlearned and recovered
+    tolerance: Fraction = 0.04  # largest fall of clean accuracy, absolute
+    validation: Fraction = 0.2  # share of the hold-out that judges the pruning; the network learns from the rest
 
     def repair(self, evidence: Evidence, rng: Generator) -> nn.Module:
-        """See the base class.
+        """Unlearn the hold-out, recover it with a mask, then prune the victim by the mask.
 
         Raises:
             ValueError: the hold-out is too small to be divided, or the network has no batch normalization.
@@ -67,8 +69,8 @@ class RNP(Repairer):
         for _ in range(self._steps(images, self.unlearning_epochs)):
             x, y = next(batches)
             optimizer.zero_grad()
-            right = climb(net, x, y)
-            if right <= self.forgotten:
+            correct = climb(net, x, y)
+            if correct <= self.forgotten:
                 return
             optimizer.step()
 
@@ -89,7 +91,7 @@ class RNP(Repairer):
 
 
 def climb(net: nn.Module, x: Float[Tensor, "b c h w"], y: Labels) -> float:
-    """Leave the gradient of minus the loss in the weights, clipped; the share of the batch that is still right."""
+    """Put the clipped gradient of minus the loss into the weights; return the accuracy on the batch."""
     outputs = net(x)
     (-functional.cross_entropy(outputs, y)).backward()
     nn.utils.clip_grad_norm_([p for p in net.parameters() if p.requires_grad], LONGEST_GRADIENT)

@@ -1,4 +1,4 @@
-"""Trainers: defenses that replace training on the received set. One method a file."""
+"""Trainers: defenses that replace the training on the received set; one method a file."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -15,12 +15,13 @@ __all__ = ["Trainer"]
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer(Checked, ABC):
-    """Write `train`."""
+    """A method that trains a model on a set that may be poisoned; subclasses write `train`."""
 
     told: ClassVar[frozenset[Told]] = frozenset()
 
     @abstractmethod
     def train(self, net: nn.Module, images: Images, labels: Labels, recipe: Recipe, rng: Generator) -> nn.Module:
-        """A trained network, in eval mode, from the initial weights of `net` (which may be changed) and the set as
-        received; `recipe` is the victim's.
+        """Train a network on the received set and return it in eval mode.
+
+        Training starts from the weights of `net`, which may be changed in place; `recipe` is the victim's.
         """

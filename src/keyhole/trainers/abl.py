@@ -1,14 +1,20 @@
 """ABL, anti-backdoor learning (Li et al., 2021, https://arxiv.org/abs/2110.11571): isolate early, unlearn late.
 
-Triggers are learned first: after a short training that keeps losses from falling below gamma, the rows of lowest loss
-are set aside; training goes on with the rest, and the rows set aside are then unlearned by gradient ascent.
-`variant="released"` takes the sign of LGA on a batch's mean loss and ascends on the isolated rows alone, where the
-paper takes it row by row (its loss LGA) and descends on the kept rows at the same time (GGA).
-Differs from both: lengths are shares of the victim's epochs (the paper: 20, 60 and 20 of 100), with normal training in
-full for the sake of CA; optimizer, augmentation and early schedule are the victim's. Ascent stops, and its last five
-steps are taken back, when fewer kept rows are classified as labeled than `tolerance` allows or a loss is not finite:
-the paper's 20 epochs are for one network and one schedule. It needs no clean images.
-Cost: 1.4 times the victim's training. Checked against: losses and gradients in float64 NumPy; a planted patch.
+Idea: Triggers are learned first. After a short training that keeps losses from falling below gamma, the rows of lowest
+loss are isolated; training goes on with the rest, and the isolated rows are then unlearned by gradient ascent. The
+method needs no clean images. `variant="released"` takes the sign of LGA on a batch's mean loss and ascends on the
+isolated rows only; the paper takes it row by row (its loss LGA) and descends on the kept rows at the same time (GGA).
+
+Differs from the paper: Lengths are shares of the victim's epochs (paper: 20, 60 and 20 of 100), with normal training in
+full for the sake of CA. Optimizer, augmentation and early schedule are the victim's. Ascent stops, and its last five
+steps are undone, when fewer kept rows are classified as labeled than `tolerance` allows or a loss is not finite, since
+the paper's 20 epochs are for one network and one schedule.
+
+Differs from the released code: The differences from the paper apply here too.
+
+Checked against: losses and gradients in float64 NumPy; a planted patch.
+
+Cost: 1.4 times the victim's training.
 """
 
 import copy
@@ -33,56 +39,55 @@ __all__ = ["ABL"]
 
 log = logging.getLogger(__name__)
 
-JUDGES = 2000  # kept rows, at most, that say whether ascent does harm
-BETWEEN = 5  # steps between two looks at them
+JUDGES = 2000  # kept rows, at most, on which harm by the ascent is measured
+BETWEEN = 5  # steps of ascent between two measurements of harm
 
 
 @dataclass(frozen=True, kw_only=True)
 class ABL(Trainer):
     isolation: Literal["lga", "flooding"] = "lga"
-    gamma: Positive = 0.5  # loss below which LGA ascends; the level b of flooding
-    isolated: Fraction = 0.01  # of all rows
+    gamma: Positive = 0.5  # loss below which LGA ascends; with flooding, its level b
+    isolated: Fraction = 0.01  # share of all rows
     isolation_share: Fraction = 0.2  # of the victim's epochs, rounded, at least one
-    training_share: Positive = 1.0  # likewise, on the kept rows
-    unlearning_share: Fraction = 0.2  # likewise, on kept and isolated rows
-    unlearning_epochs: Count = 20  # of `released`: passes over the isolated rows
-    unlearning_rate: Positive = 5e-4  # SGD with momentum 0.9
+    training_share: Positive = 1.0  # of the victim's epochs, on the kept rows
+    unlearning_share: Fraction = 0.2  # of the victim's epochs, on kept and isolated rows
+    unlearning_epochs: Count = 20  # passes over the isolated rows (`released`)
+    unlearning_rate: Positive = 5e-4  # of SGD with momentum 0.9
     tolerance: Fraction = 0.02  # fall of the accuracy on kept rows that ends the ascent, absolute
     variant: Literal["paper", "released"] = "paper"
 
     def train(self, net: nn.Module, images: Images, labels: Labels, recipe: Recipe, rng: Generator) -> nn.Module:
-        """See the base class."""
         device = training.device_of(net)
         images, labels = images.to(device), labels.to(device)
-        self._begin(net, images, labels, recipe, rng)
+        self._isolate(net, images, labels, recipe, rng)
         kept, isolated = self.divide(losses(net, images, labels))
-        log.info("set aside %d of %d rows", len(isolated), len(labels))
+        log.info("isolated %d of %d rows", len(isolated), len(labels))
         training.fit(net, images[kept], labels[kept], shorten(recipe, self.training_share), rng)
         if len(isolated):
             self._unlearn(net, images, labels, kept, isolated, recipe, rng)
         return net.eval()
 
     def divide(self, losses: Float[Tensor, " n"]) -> tuple[Rows, Int64[Tensor, " i"]]:
-        """The kept rows and the isolated ones, those of the lowest losses."""
+        """Return the kept rows and the isolated rows, which are those of the lowest losses."""
         order = losses.argsort(stable=True)
         count = min(round(self.isolated * len(losses)), len(losses) - 1)
         return order[count:].sort().values, order[:count].sort().values
 
     def early_loss(self, loss: Float[Tensor, " b"]) -> Float[Tensor, ""]:
-        """What the isolation phase minimizes, from the cross-entropy of each row of a batch."""
+        """Return the loss of the isolation phase from the cross-entropy of each row of a batch."""
         if self.isolation == "flooding":
             return (loss.mean() - self.gamma).abs() + self.gamma
         if self.variant == "released":
             loss = loss.mean(0, keepdim=True)
         return (torch.sign(loss.detach() - self.gamma) * loss).mean()
 
-    def _begin(self, net: nn.Module, images: Images, labels: Labels, recipe: Recipe, rng: Generator) -> None:
-        """The isolation phase, at the rates with which the victim's training begins."""
+    def _isolate(self, net: nn.Module, images: Images, labels: Labels, recipe: Recipe, rng: Generator) -> None:
+        """Run the isolation phase, at the learning rates with which the victim's training begins."""
         steps = max(1, len(images) // recipe.batch_size) * recipe.epochs
         optimizer, scheduler = training.optimizer_and_schedule(net, recipe, steps)
         net.train()
         for x, y in augmented_batches(images, labels, shorten(recipe, self.isolation_share), rng):
-            move(net, optimizer, self.early_loss(row_losses(net, x, y, recipe)))
+            take_step(optimizer, self.early_loss(row_losses(net, x, y, recipe)))
             scheduler.step()
 
     def _unlearn(
@@ -95,7 +100,7 @@ class ABL(Trainer):
         recipe: Recipe,
         rng: Generator,
     ) -> None:
-        """Ascend on the isolated rows as long as the kept ones do not suffer."""
+        """Ascend on the isolated rows as long as the accuracy on the kept rows holds."""
         judges = kept[torch.randperm(len(kept), generator=rng)[:JUDGES].to(kept.device)]
 
         def accuracy() -> float:
@@ -110,18 +115,18 @@ class ABL(Trainer):
                     break
                 saved = copy.deepcopy(net.state_dict())
             net.train()
-            finite = move(net, optimizer, gga(row_losses(net, x, y, recipe), descending))
+            finite = take_step(optimizer, gga(row_losses(net, x, y, recipe), descending))
             step += 1
             if not finite:
                 break
         if not finite or accuracy() < least:
             net.load_state_dict(saved)
-            log.info("ascent taken back to step %d: the kept rows suffer", (step - 1) // BETWEEN * BETWEEN)
+            log.info("ascent undone back to step %d: accuracy on the kept rows fell", (step - 1) // BETWEEN * BETWEEN)
 
     def _unlearning_batches(
         self, images: Images, labels: Labels, kept: Tensor, isolated: Tensor, recipe: Recipe, rng: Generator
     ) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """Images, labels, and how many of them come first to descend on; the others are isolated rows."""
+        """Yield images, labels, and how many of the first rows to descend on; the others are isolated rows."""
         if self.variant == "released":
             plain = replace(recipe, epochs=self.unlearning_epochs, flip=False, pad=0, rotation=0.0)
             for x, y in augmented_batches(images[isolated], labels[isolated], plain, rng):
@@ -133,30 +138,34 @@ class ABL(Trainer):
 
 
 def gga(loss: Float[Tensor, " b"], descending: int) -> Float[Tensor, ""]:
-    """Down on the first `descending` rows' losses, up on the others'."""
-    up = loss[descending:].mean()
-    return loss[:descending].mean() - up if descending else -up
+    """Return the loss that descends on the first `descending` rows and ascends on the others."""
+    ascent = loss[descending:].mean()
+    return loss[:descending].mean() - ascent if descending else -ascent
 
 
 def shorten(recipe: Recipe, share: float) -> Recipe:
+    """Return the recipe with a share of its epochs, at least one."""
     return replace(recipe, epochs=max(1, round(share * recipe.epochs)))
 
 
 def row_losses(net: nn.Module, x: Tensor, y: Labels, recipe: Recipe) -> Float[Tensor, " n"]:
-    """The cross-entropy of each row of a batch, with the recipe's precision."""
+    """Return the cross-entropy of each row of a batch, at the recipe's precision."""
     with torch.autocast(x.device.type, torch.bfloat16, enabled=training.half_precision(recipe, x.device)):
         outputs = net(x)
     return functional.cross_entropy(outputs.float(), y, reduction="none")
 
 
 def losses(net: nn.Module, images: Images, labels: Labels) -> Float[Tensor, " n"]:
-    """The cross-entropy of every row, in eval mode and without augmentation; in float64, where few are equal."""
-    found = functional.cross_entropy(training.logits(net, images).double(), labels, reduction="none")
-    return found.nan_to_num(torch.inf)
+    """Return the cross-entropy of every row, in eval mode and without augmentation.
+
+    The losses are in float64, so that few are equal.
+    """
+    values = functional.cross_entropy(training.logits(net, images).double(), labels, reduction="none")
+    return values.nan_to_num(torch.inf)
 
 
-def move(net: nn.Module, optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""]) -> bool:
-    """One step down `loss`; none, and False, where it is not finite."""
+def take_step(optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""]) -> bool:
+    """Take one step down `loss`; if it is not finite, take none and return False."""
     if not loss.isfinite():
         return False
     optimizer.zero_grad(set_to_none=True)
