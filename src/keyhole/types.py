@@ -1,4 +1,4 @@
-"""The arrays that stages pass to each other, with their shapes.
+"""The arrays that stages pass to each other, with their shapes, and the network that they are about.
 
 Letters: n rows, r payload rows, v cover rows, p poisoned rows (payload and cover), k classes, m hold-out images, c h w
 the channels, height and width of an image, d features. Images are uint8 in NCHW order, 0..255; only models turn them
@@ -6,17 +6,13 @@ into floats.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from keyhole.models import Classifier
-else:  # at run time `keyhole.models` imports this module, and tests pass plain modules for networks
-    Classifier = nn.Module
 
 Images = UInt8[Tensor, "n c h w"]
 Labels = Int64[Tensor, " n"]
@@ -52,6 +48,59 @@ class Recovered:
     images: UInt8[Tensor, "m c h w"]  # the first m hold-out images, with the recovered trigger of the class `target`
     target: int  # the class with the highest anomaly
     flagged: bool  # whether the inverter takes it for a target class
+
+
+class Classifier(nn.Module):
+    """A network from images of 0..255 to logits; images are uint8, or float where a defense needs gradients."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, stages: Mapping[str, nn.Module], head: nn.Linear, channels: int) -> None:
+        """Join `stages`, in order, and `head`; the last stage is called `penultimate` and returns (n, d)."""
+        super().__init__()
+        self.register_buffer("mean", torch.full((channels, 1, 1), 0.5))
+        self.register_buffer("std", torch.full((channels, 1, 1), 0.25))
+        self.stages = nn.ModuleDict(stages)
+        self.head = head
+
+    @property
+    def level_names(self) -> tuple[str, ...]:
+        """The names of the levels, first to last."""
+        return tuple(self.stages)
+
+    def normalize(self, images: Tensor) -> Float[Tensor, "n c h w"]:
+        """Scale images of 0..255 to 0..1, then standardize each channel."""
+        x = images.to(self.mean.dtype).div(255).sub(self.mean).div(self.std)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def levels(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the activations at each level, (n, c, h, w) or (n, d), by name and first to last."""
+        x, activations = self.normalize(images), {}
+        for name, stage in self.stages.items():
+            x = activations[name] = stage(x)
+        return activations
+
+    def forward(self, images: Tensor) -> Float[Tensor, "n k"]:
+        """Return the logits of images of 0..255."""
+        return self.classify(self.feature_maps(images))
+
+    def feature_maps(self, images: Tensor) -> Tensor:
+        """Return the last level before `penultimate`, which pools and flattens it, as (n, d, h, w)."""
+        x = self.normalize(images)
+        for stage in list(self.stages.values())[:-1]:
+            x = stage(x)
+        return x
+
+    def classify(self, maps: Tensor) -> Float[Tensor, "n k"]:
+        """Return the logits that the rest of the network gives for feature maps."""
+        return self.head(list(self.stages.values())[-1](maps))
+
+    def fit_statistics(self, images: Images) -> None:
+        """Set what an architecture derives from data before training: by default the mean and std of channels."""
+        pixels = images.float().div(255)
+        self.mean.copy_(pixels.mean((0, 2, 3)).view_as(self.mean))
+        self.std.copy_(pixels.std((0, 2, 3)).clamp(min=1e-3).view_as(self.std))
 
 
 @dataclass(frozen=True)

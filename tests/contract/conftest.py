@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from keyhole.learning.training import latents
-from keyhole.models import Classifier
 from keyhole.rng import stream
-from keyhole.types import Evidence, Recovered
+from keyhole.types import Classifier, Evidence, Recovered
 
 CLASSES = 3
 SHAPE = (3, 12, 12)

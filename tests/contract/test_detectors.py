@@ -8,10 +8,9 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from keyhole import rng
-from keyhole.models import Classifier
 from keyhole.parameters import rules
 from keyhole.planning import registry
-from keyhole.types import Evidence
+from keyhole.types import Classifier, Evidence
 
 METHODS = registry.names("detectors")
 CLASSES, SIZE, SIDE, TARGET = 4, 300, 4, 0

@@ -8,8 +8,8 @@ from safetensors.torch import load, save
 
 import keyhole.models
 from keyhole import rng
-from keyhole.models import Classifier, build
-from keyhole.types import Images
+from keyhole.models import build
+from keyhole.types import Classifier, Images
 
 NAMES = sorted(path.stem for path in Path(keyhole.models.__file__).parent.glob("*.py") if path.stem != "__init__")
 CLASSES = 7

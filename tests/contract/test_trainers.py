@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from keyhole.learning.recipes import Recipe
-from keyhole.models import Classifier
 from keyhole.planning import registry
 from keyhole.rng import stream
+from keyhole.types import Classifier
 
 CLASSES, SIDE, ROWS = 3, 8, 90
 RECIPE = Recipe(

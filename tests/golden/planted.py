@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from keyhole.learning.training import predict
-from keyhole.models import Classifier
 from keyhole.rng import stream
+from keyhole.types import Classifier
 
 
 class Templates(nn.Module):

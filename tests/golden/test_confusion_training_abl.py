@@ -16,11 +16,11 @@ from keyhole.detectors import confusion_training as ct
 from keyhole.detectors.confusion_training import ConfusionTraining
 from keyhole.learning import training
 from keyhole.learning.recipes import Recipe
-from keyhole.models import Classifier, convnet
+from keyhole.models import convnet
 from keyhole.rng import stream
 from keyhole.trainers import abl
 from keyhole.trainers.abl import ABL
-from keyhole.types import Evidence
+from keyhole.types import Classifier, Evidence
 
 K, SIDE, TARGET = 4, 12, 0
 

@@ -24,11 +24,10 @@ from keyhole.learning.decoupling import (
     stamp_some,
 )
 from keyhole.learning.training import predict
-from keyhole.models import Classifier
 from keyhole.purifiers.bti_dbf_p import BTIDBFP, purifying_loss
 from keyhole.repairers.bti_dbf_u import BTIDBFU, unlearning_loss
 from keyhole.rng import stream
-from keyhole.types import Evidence
+from keyhole.types import Classifier, Evidence
 
 CLASSES, SIDE, TARGET = 4, 12, 2
 SMALL = {"pretrain_epochs": 1, "mask_epochs": 40, "mask_rate": 0.05, "mask_weight": 1.0, "batch": 16, "width": 8}

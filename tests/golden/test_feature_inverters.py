@@ -26,9 +26,8 @@ from keyhole.inverters._feature_inversion import (
 from keyhole.inverters.feature_re import FeatureRE
 from keyhole.inverters.unicorn import UNICORN, Space, ssim
 from keyhole.learning.training import predict
-from keyhole.models import Classifier
 from keyhole.rng import stream
-from keyhole.types import Evidence
+from keyhole.types import Classifier, Evidence
 
 CLASSES, SIDE, TARGET = 3, 8, 2
 

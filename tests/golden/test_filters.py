@@ -17,9 +17,8 @@ from keyhole.filters.ibd_psc import IBDPSC, normalizations
 from keyhole.filters.scale_up import ScaleUp
 from keyhole.filters.strip import STRIP
 from keyhole.filters.teco import TeCo, breaking_points
-from keyhole.models import Classifier
 from keyhole.rng import stream
-from keyhole.types import Evidence
+from keyhole.types import Classifier, Evidence
 
 SIDE, CLASSES, DEPTH = 12, 4, 4
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from keyhole import rng
-from keyhole.models import Classifier
 from keyhole.planning import registry
+from keyhole.types import Classifier
 
 CLASSES, SHAPE, TARGET = 4, (3, 8, 8), 2
 LINF = {"norm": "linf", "epsilon": 8.0}

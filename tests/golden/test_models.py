@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from keyhole import rng
-from keyhole.models import Classifier, build
+from keyhole.models import build
 from keyhole.models.convnet import ConvNet, whitening
-from keyhole.types import Images
+from keyhole.types import Classifier, Images
 
 
 def smooth_images(rows: int, c: int = 3, side: int = 32) -> Images:

@@ -13,9 +13,8 @@ from keyhole.inverters.mm_bd import MMBD, margin, negative_log_p
 from keyhole.inverters.pixel import Pixel, add, as_mask, limit_changes, pixel_loss, smooth_count
 from keyhole.inverters.thtp import THTP, distance, find_merges, persistence, unit_trigger
 from keyhole.learning.training import predict
-from keyhole.models import Classifier
 from keyhole.rng import stream
-from keyhole.types import Evidence
+from keyhole.types import Classifier, Evidence
 
 CLASSES, SIDE, TARGET = 8, 12, 3
 

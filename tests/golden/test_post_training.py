@@ -16,11 +16,10 @@ from keyhole.inverters._patch_search import Progress, mask_loss, stamp, unpack
 from keyhole.inverters.neural_cleanse import NeuralCleanse
 from keyhole.learning.overlays import mean_entropy
 from keyhole.learning.training import predict
-from keyhole.models import Classifier
 from keyhole.purifiers.shrink_pad import ShrinkPad
 from keyhole.repairers.fine_pruning import FinePruning, count_prunable
 from keyhole.rng import stream
-from keyhole.types import Evidence
+from keyhole.types import Classifier, Evidence
 
 CLASSES, SIDE, TARGET = 8, 16, 3
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from keyhole.learning.training import predict
-from keyhole.models import Classifier, build
+from keyhole.models import build
 from keyhole.repairers import anp, awm
 from keyhole.repairers._channels import prune, prune_by_threshold
 from keyhole.repairers.anp import ANP, worst_noise
@@ -19,7 +19,7 @@ from keyhole.repairers.awm import AWM, limit_norm, trigger_gradient
 from keyhole.repairers.clp import CLP, find_outliers, find_pairs, lipschitz_bound, slope
 from keyhole.repairers.rnp import LONGEST_GRADIENT, RNP, climb
 from keyhole.rng import stream
-from keyhole.types import Evidence
+from keyhole.types import Classifier, Evidence
 
 CLASSES, TARGET, SIDE, COPIES = 3, 1, 12, 5
 BACKDOOR = CLASSES * COPIES  # the channel behind those of the classes

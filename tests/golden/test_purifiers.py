@@ -13,13 +13,12 @@ from torch import nn
 
 from keyhole.learning.holdout import accuracy
 from keyhole.learning.training import predict
-from keyhole.models import Classifier
 from keyhole.purifiers import februus
 from keyhole.purifiers.autoencoder import PATCH, Autoencoder, PatchAutoencoder, principal_patches
 from keyhole.purifiers.februus import THRESHOLDS, Februus, fill_holes, find_level, grad_cam, heat_maps
 from keyhole.purifiers.jpeg import JPEG
 from keyhole.rng import stream
-from keyhole.types import Evidence
+from keyhole.types import Classifier, Evidence
 
 CLASSES, SIDE, TARGET = 4, 16, 2
 NOTHING = torch.zeros(0, 3, SIDE, SIDE, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64)

@@ -13,9 +13,8 @@ from torch.nn import functional
 from keyhole.detectors import beatrix, strip
 from keyhole.detectors.beatrix import Beatrix
 from keyhole.detectors.strip import STRIP
-from keyhole.models import Classifier
 from keyhole.rng import stream
-from keyhole.types import Evidence
+from keyhole.types import Classifier, Evidence
 
 CLASSES, SIDE, TARGET = 4, 12, 2
 

@@ -11,14 +11,14 @@ from torch import nn
 from torch.nn import functional
 
 from keyhole.learning.training import fit
-from keyhole.models import Classifier, build
+from keyhole.models import build
 from keyhole.repairers.fine_tuning import FineTuning
 from keyhole.repairers.ft_sam import FTSAM, worst_gradients, worst_shift
 from keyhole.repairers.i_bau import IBAU, PENALTY, adversary_loss, hypergradient, limit_length
 from keyhole.repairers.nad import NAD, attention, attention_distance
 from keyhole.repairers.nc_unlearning import NCUnlearning, stamp_some
 from keyhole.rng import stream
-from keyhole.types import Evidence, Recovered
+from keyhole.types import Classifier, Evidence, Recovered
 
 CLASSES, SIDE, TARGET = 3, 8, 1
 

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from keyhole.models import Classifier
 from keyhole.planning import registry
 from keyhole.running.answers import Exam, answer
+from keyhole.types import Classifier
 
 
 def net(classes: int) -> Classifier:

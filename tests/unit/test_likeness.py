@@ -3,12 +3,11 @@
 import torch
 from torch import nn
 
-from keyhole.models import Classifier
 from keyhole.planning import registry
 from keyhole.rng import stream
 from keyhole.running.answers import Exam
 from keyhole.running.likeness import try_triggers
-from keyhole.types import Evidence, Inversion
+from keyhole.types import Classifier, Evidence, Inversion
 
 
 def inversion(stamp, targets=0, classes=3):

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from keyhole.learning.training import predict
-from keyhole.models import Classifier
 from keyhole.running.passes import count_passes
+from keyhole.types import Classifier
 
 
 @pytest.fixture

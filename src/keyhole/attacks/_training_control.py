@@ -24,9 +24,8 @@ from keyhole.attacks import Attack
 from keyhole.attacks._wrapper import Wrapper
 from keyhole.learning.recipes import Recipe
 from keyhole.learning.training import Loop
-from keyhole.models import Classifier
 from keyhole.rng import forked
-from keyhole.types import Cover, Images, Labels, Poisoned, Rows
+from keyhole.types import Classifier, Cover, Images, Labels, Poisoned, Rows
 
 __all__ = [
     "CrossTrigger",

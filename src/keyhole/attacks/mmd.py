@@ -28,8 +28,8 @@ from torch import Tensor
 
 from keyhole.attacks._training_control import Part, PoisonedBatch, TrainingRun, TrainingWrapper
 from keyhole.learning.discrepancy import biased_mmd
-from keyhole.models import Classifier
 from keyhole.parameters import Level, NonNegative, ParameterError
+from keyhole.types import Classifier
 
 __all__ = ["MMD"]
 

@@ -28,9 +28,8 @@ from torch import Generator, Tensor
 from keyhole.detectors import Detector
 from keyhole.learning.discrepancy import biased_mmd
 from keyhole.learning.training import device_of, forward_batch
-from keyhole.models import Classifier
 from keyhole.parameters import Count, Fraction, Level, Positive
-from keyhole.types import Evidence, Images, Rows, Suspicion, Told
+from keyhole.types import Classifier, Evidence, Images, Rows, Suspicion, Told
 
 __all__ = ["Beatrix"]
 

@@ -34,10 +34,9 @@ from keyhole.detectors._log_odds import log_odds
 from keyhole.learning import training
 from keyhole.learning.batches import endless_rows
 from keyhole.learning.recipes import Recipe
-from keyhole.models import Classifier
 from keyhole.parameters import Count, Fraction, Natural, NonNegative, ParameterError, Positive
 from keyhole.rng import seeded
-from keyhole.types import Evidence, Images, Labels, Mask, Rows, Suspicion, Told
+from keyhole.types import Classifier, Evidence, Images, Labels, Mask, Rows, Suspicion, Told
 
 __all__ = ["ConfusionTraining"]
 

@@ -14,8 +14,7 @@ from torch.nn import functional
 from keyhole.learning import generators, networks
 from keyhole.learning.batches import unit_batches
 from keyhole.learning.training import device_of, forward_batch
-from keyhole.models import Classifier
-from keyhole.types import Evidence, Images
+from keyhole.types import Classifier, Evidence, Images
 
 __all__ = [
     "Bounds",

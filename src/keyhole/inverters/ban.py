@@ -29,9 +29,8 @@ from keyhole.learning.batches import endless_batches
 from keyhole.learning.decoupling import Decoupler, arrivals
 from keyhole.learning.holdout import neurons
 from keyhole.learning.training import forward_batch
-from keyhole.models import Classifier
 from keyhole.parameters import Count, Fraction, Positive
-from keyhole.types import Evidence, Images, Inversion, Labels
+from keyhole.types import Classifier, Evidence, Images, Inversion, Labels
 
 __all__ = ["BAN"]
 

@@ -24,8 +24,7 @@ from keyhole.learning.batches import epoch_rows
 from keyhole.learning.generators import UNet
 from keyhole.learning.networks import apply_to_images, build_fresh
 from keyhole.learning.training import device_of, forward_batch, predict
-from keyhole.models import Classifier
-from keyhole.types import Evidence, Images, Labels
+from keyhole.types import Classifier, Evidence, Images, Labels
 
 __all__ = ["STD", "Decoupler", "Writer", "arrivals", "build_writer", "decoupling_loss", "feature_gap", "image_gap"]
 __all__ += ["inversion_loss", "masked_norm", "stamp_some"]

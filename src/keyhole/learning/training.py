@@ -16,8 +16,7 @@ from torch.nn import functional
 
 from keyhole.learning.batches import augmented_batches
 from keyhole.learning.recipes import Recipe
-from keyhole.models import Classifier
-from keyhole.types import Images, Labels
+from keyhole.types import Classifier, Images, Labels
 
 __all__ = ["Loop", "device_of", "fit", "forward_batch", "half", "half_precision", "latents", "logits"]
 __all__ += ["multiplies_in_bfloat16", "optimizer_and_schedule", "predict", "set_rate"]

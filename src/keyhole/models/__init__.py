@@ -5,69 +5,14 @@ last level, `penultimate`, is the input of the head.
 """
 
 import importlib
-from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from keyhole.rng import seeded
-from keyhole.types import Images
+from keyhole.types import Classifier, Images
 
-__all__ = ["Classifier", "build", "he_initialize", "level_names"]
-
-
-class Classifier(nn.Module):
-    """A network from images of 0..255 to logits; images are uint8, or float where a defense needs gradients."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, stages: Mapping[str, nn.Module], head: nn.Linear, channels: int) -> None:
-        """Join `stages`, in order, and `head`; the last stage is called `penultimate` and returns (n, d)."""
-        super().__init__()
-        self.register_buffer("mean", torch.full((channels, 1, 1), 0.5))
-        self.register_buffer("std", torch.full((channels, 1, 1), 0.25))
-        self.stages = nn.ModuleDict(stages)
-        self.head = head
-
-    @property
-    def level_names(self) -> tuple[str, ...]:
-        """The names of the levels, first to last."""
-        return tuple(self.stages)
-
-    def normalize(self, images: Tensor) -> Float[Tensor, "n c h w"]:
-        """Scale images of 0..255 to 0..1, then standardize each channel."""
-        x = images.to(self.mean.dtype).div(255).sub(self.mean).div(self.std)
-        return x.contiguous(memory_format=torch.channels_last)
-
-    def levels(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the activations at each level, (n, c, h, w) or (n, d), by name and first to last."""
-        x, activations = self.normalize(images), {}
-        for name, stage in self.stages.items():
-            x = activations[name] = stage(x)
-        return activations
-
-    def forward(self, images: Tensor) -> Float[Tensor, "n k"]:
-        """Return the logits of images of 0..255."""
-        return self.classify(self.feature_maps(images))
-
-    def feature_maps(self, images: Tensor) -> Tensor:
-        """Return the last level before `penultimate`, which pools and flattens it, as (n, d, h, w)."""
-        x = self.normalize(images)
-        for stage in list(self.stages.values())[:-1]:
-            x = stage(x)
-        return x
-
-    def classify(self, maps: Tensor) -> Float[Tensor, "n k"]:
-        """Return the logits that the rest of the network gives for feature maps."""
-        return self.head(list(self.stages.values())[-1](maps))
-
-    def fit_statistics(self, images: Images) -> None:
-        """Set what an architecture derives from data before training: by default the mean and std of channels."""
-        pixels = images.float().div(255)
-        self.mean.copy_(pixels.mean((0, 2, 3)).view_as(self.mean))
-        self.std.copy_(pixels.std((0, 2, 3)).clamp(min=1e-3).view_as(self.std))
+__all__ = ["build", "he_initialize", "level_names"]
 
 
 def he_initialize(net: Classifier) -> Classifier:

@@ -20,8 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keyhole.models import Classifier
-from keyhole.types import Images
+from keyhole.types import Classifier, Images
 
 __all__ = ["build"]
 

@@ -13,7 +13,8 @@ from torch import nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.ops import Conv2dNormActivation
 
-from keyhole.models import Classifier, he_initialize
+from keyhole.models import he_initialize
+from keyhole.types import Classifier
 
 __all__ = ["build"]
 

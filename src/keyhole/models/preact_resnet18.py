@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keyhole.models import Classifier, he_initialize
+from keyhole.models import he_initialize
+from keyhole.types import Classifier
 
 __all__ = ["build"]
 

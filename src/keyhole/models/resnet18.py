@@ -10,7 +10,8 @@ Checked against: torchvision.models.resnet18, whose blocks it uses (shapes, and 
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
-from keyhole.models import Classifier, he_initialize
+from keyhole.models import he_initialize
+from keyhole.types import Classifier
 
 __all__ = ["build"]
 

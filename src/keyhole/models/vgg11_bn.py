@@ -15,7 +15,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from keyhole.models import Classifier, he_initialize
+from keyhole.models import he_initialize
+from keyhole.types import Classifier
 
 __all__ = ["build"]
 

@@ -7,8 +7,8 @@ Differs from the paper: The differences are those of `vgg11_bn`.
 Checked against: the convolutional part of torchvision.models.vgg16_bn (shapes, and outputs with copied weights).
 """
 
-from keyhole.models import Classifier
 from keyhole.models.vgg11_bn import vgg
+from keyhole.types import Classifier
 
 __all__ = ["build"]
 

@@ -23,10 +23,9 @@ from torch.nn import functional
 
 from keyhole.learning.decoupling import STD, Decoupler, Writer, build_writer, feature_gap, image_gap, stamp_some
 from keyhole.learning.training import device_of, forward_batch
-from keyhole.models import Classifier
 from keyhole.parameters import Count, Fraction, Natural, NonNegative, Positive, Share, Width
 from keyhole.purifiers import Purifier
-from keyhole.types import Evidence, Images, Labels, Told
+from keyhole.types import Classifier, Evidence, Images, Labels, Told
 
 __all__ = ["BTIDBFP"]
 

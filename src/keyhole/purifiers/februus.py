@@ -28,10 +28,9 @@ from tqdm import tqdm
 
 from keyhole.learning.holdout import accuracy, deepest_level
 from keyhole.learning.training import device_of, forward_batch
-from keyhole.models import Classifier
 from keyhole.parameters import Count, Fraction
 from keyhole.purifiers import Purifier
-from keyhole.types import Evidence, Images, Told
+from keyhole.types import Classifier, Evidence, Images, Told
 
 __all__ = ["Februus"]
 

@@ -22,10 +22,9 @@ from torch.nn import functional
 
 from keyhole.learning.decoupling import Decoupler, build_writer, feature_gap, stamp_some
 from keyhole.learning.training import device_of
-from keyhole.models import Classifier
 from keyhole.parameters import Count, Natural, NonNegative, Positive, Share, Width
 from keyhole.repairers import Repairer
-from keyhole.types import Evidence, Labels
+from keyhole.types import Classifier, Evidence, Labels
 
 __all__ = ["BTIDBFU"]
 

@@ -20,10 +20,9 @@ from torch import Generator, Tensor, nn
 
 from keyhole.learning.holdout import fine_tune, split_holdout
 from keyhole.learning.training import device_of, latents
-from keyhole.models import Classifier
 from keyhole.parameters import Fraction, Natural, Positive
 from keyhole.repairers import Repairer
-from keyhole.types import Evidence
+from keyhole.types import Classifier, Evidence
 
 __all__ = ["FinePruning"]
 

@@ -26,10 +26,9 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from keyhole.learning.training import device_of
-from keyhole.models import Classifier
 from keyhole.parameters import Count, Fraction, Positive
 from keyhole.repairers import Repairer
-from keyhole.types import Evidence, Images, Labels
+from keyhole.types import Classifier, Evidence, Images, Labels
 
 __all__ = ["IBAU"]
 

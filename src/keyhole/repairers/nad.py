@@ -24,10 +24,9 @@ from keyhole.learning.batches import augmented_batches
 from keyhole.learning.holdout import PAD
 from keyhole.learning.recipes import Recipe
 from keyhole.learning.training import device_of, fit, optimizer_and_schedule
-from keyhole.models import Classifier
 from keyhole.parameters import Count, Level, Natural, NonNegative, Positive
 from keyhole.repairers import Repairer
-from keyhole.types import Evidence
+from keyhole.types import Classifier, Evidence
 
 __all__ = ["NAD"]
 
@@ -75,7 +74,7 @@ class NAD(Repairer):
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             schedule="steps",
-            milestones=(self.fast_epochs / epochs,),
+            milestones=(min(1.0, self.fast_epochs / epochs),),  # 1: never
             flip=False,
             pad=PAD,
             precision="float32",

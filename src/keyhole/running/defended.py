@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from keyhole import artifacts
-from keyhole.models import Classifier
 from keyhole.running.answers import Exam, answer
 from keyhole.running.nets import save_net
+from keyhole.types import Classifier
 
 __all__ = ["save_defended"]
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from keyhole.learning.training import latents, predict
-from keyhole.models import Classifier
 from keyhole.running.answers import Exam, trigger_rows
-from keyhole.types import Evidence, Images, Inversion
+from keyhole.types import Classifier, Evidence, Images, Inversion
 
 __all__ = ["try_triggers"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from keyhole import artifacts
-from keyhole.models import Classifier
 from keyhole.running.setup import on_device
+from keyhole.types import Classifier
 
 __all__ = ["load_net", "save_net"]
 

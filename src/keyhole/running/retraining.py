@@ -9,10 +9,9 @@ from filelock import FileLock
 from keyhole import artifacts, models, rng
 from keyhole.learning.recipes import Recipe
 from keyhole.learning.training import fit
-from keyhole.models import Classifier
 from keyhole.running.nets import load_net, save_net
 from keyhole.running.setup import on_device
-from keyhole.types import Images, Labels, Poisoned
+from keyhole.types import Classifier, Images, Labels, Poisoned
 
 __all__ = ["retrain"]
 

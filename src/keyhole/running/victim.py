@@ -7,9 +7,8 @@ from torch import Generator, Tensor
 from keyhole.attacks import Attack
 from keyhole.learning.recipes import Recipe
 from keyhole.learning.training import fit
-from keyhole.models import Classifier
 from keyhole.running.setup import on_device
-from keyhole.types import Images, Labels, Poisoned
+from keyhole.types import Classifier, Images, Labels, Poisoned
 
 __all__ = ["train_victim"]
 
