@@ -305,7 +305,7 @@ def test_what_the_parts_of_a_base_do_is_done_under_wrappers(monkeypatch):
         ({"base": "none"}, "attacks.mmd.base: expected an attack, got none"),
         ({"base": "lsba"}, "base: expected an attack whose rows can be drawn anew"),
         ({"base": "label_consistent"}, "base: expected an attack whose rows can be drawn anew"),
-        ({"base": 3}, "attacks.mmd.base: expected an attack such as blended"),
+        ({"base": 3}, "attacks.mmd.base: expected text, or a mapping, got 3"),
         ({"base": "blendet"}, "did you mean blended"),
         ({"base": {"method": "blended", "alfa": 0.1}}, "attacks.mmd.base.alfa: unknown parameter; did you mean alpha"),
         ({"target_class": 1}, "attacks.mmd.target_class: unknown parameter"),
@@ -417,9 +417,9 @@ def test_bypass_subtracts_the_discriminators_loss_over_the_rows_shown(against, s
     training = Training("bypass", {"weight": 3.0, "against": against})
     mixed = batch([0, 1], [0, 0, 0, 0, 1, 1, 2], cover=[5])
     levels = training.setting.net.eval().levels(mixed.images)
-    training.part.judge.eval()
+    training.part.discriminator.eval()
     with torch.no_grad():
-        u = training.part.judge(levels["penultimate"])[shown, 0].double().numpy()
+        u = training.part.discriminator(levels["penultimate"])[shown, 0].double().numpy()
     is_payload = mixed.is_payload[shown].numpy()
     losses = np.log1p(np.exp(-np.where(is_payload, u, -u)))
     assert close(training.part.penalty(levels, mixed).detach(), -3 * losses.mean())
@@ -429,14 +429,14 @@ def test_bypass_victim_and_discriminator_pull_in_opposite_directions():
     training = Training("bypass", {"weight": 1.0})
     mixed = batch([0, 1, 2], [0] * 6)
     levels = {"penultimate": torch.randn(6, training.setting.net.head.in_features, generator=rng.stream("z"))}
-    before = [p.detach().clone() for p in training.part.judge.parameters()]
+    before = [p.detach().clone() for p in training.part.discriminator.parameters()]
     for _ in range(60):
         training.part.learn(levels, mixed)
-    training.part.judge.eval()
+    training.part.discriminator.eval()
     is_payload = mixed.is_payload.float()
-    told_apart = training.part.judge(levels["penultimate"]).squeeze(1).detach()
+    told_apart = training.part.discriminator(levels["penultimate"]).squeeze(1).detach()
     assert float(functional.binary_cross_entropy_with_logits(told_apart, is_payload)) < 0.3
-    assert any(not torch.equal(a, b) for a, b in zip(before, training.part.judge.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(before, training.part.discriminator.parameters(), strict=True))
     z = levels["penultimate"].clone().requires_grad_(True)
     start = training.part.penalty({"penultimate": z}, mixed)
     start.backward()

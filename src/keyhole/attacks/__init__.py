@@ -169,11 +169,11 @@ class Attack(Checked, ABC):
             ValueError: there are too few rows to choose this many payload and cover rows from.
         """
         payload = math.floor(rate * len(labels) + 1e-9)  # 0.29 * 100 is 29 only up to rounding
-        wanted = round(payload * self.cover_ratio)
-        rows, cover = self.draw_rows(labels, payload, wanted, count_classes(labels), rng)
-        if len(rows) < payload or len(cover) < wanted:
+        covers = round(payload * self.cover_ratio)
+        rows, cover = self.draw_rows(labels, payload, covers, count_classes(labels), rng)
+        if len(rows) < payload or len(cover) < covers:
             raise ValueError(
-                f"expected at least {payload} payload and {wanted} cover rows to choose from at rate {rate:g}, "
+                f"expected at least {payload} payload and {covers} cover rows to choose from at rate {rate:g}, "
                 f"got {len(rows)} and {len(cover)} (target_class {self.target_class}, {self.controls})"
             )
         return self.poison_rows(images, labels, rows, cover, rng)

@@ -2,12 +2,10 @@
 
 Idea: each planted row has one of four pixels overwritten: in ascending row order, the first quarter of the payload has
 the first pixel, and so on. There are as many cover rows, treated alike, which keep their label. At test time all four
-pixels are set.
+pixels are set. The authors print no result for this attack.
 
-Differs from the paper: on images that are not 32 x 32, the pixels keep their relative place and remain single pixels;
-in gray images they have the brightness of their color. The authors print no result for this attack.
-
-Differs from the released code: rows of the target class are not drawn (see `Attack`).
+Differs from the released code: rows of the target class are not drawn (see `Attack`). On images that are not 32 x 32,
+the pixels keep their relative place and remain single pixels; in gray images they have the brightness of their color.
 
 Checked against: a loop over rows.
 """

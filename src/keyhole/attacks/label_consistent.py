@@ -52,9 +52,7 @@ class LabelConsistent(Attack):
     steps: Count = 100
     step_size: Positive | None = None  # of 255, in the same norm; null: 2.5 epsilon / steps
     size: Count = 3  # pixels: side of the pattern in one corner
-    layout: Literal["repeated", "mirrored"] = (
-        "repeated"  # the pattern in the left corners: as in the right ones, or mirrored
-    )
+    layout: Literal["repeated", "mirrored"] = "repeated"  # the left corners: as the right ones, or mirrored
     opacity: Fraction = 1.0  # of the pattern, in training and at test time
 
     def check(self) -> None:

@@ -3,9 +3,8 @@
 Idea: payload is drawn from the rows of the target class, whose labels stay: x + delta sin(2 pi f j / W) with j the
 column and W the width, so that the bars are vertical. The same wave, at full strength, is the trigger at test time.
 
-Differs from the paper: `delta` is that of the toolbox of Qi et al. (BackdoorBench: 40).
-
 Differs from the released code: a poison rate above the share of the target class is refused (code: cut down to it).
+`delta` is that of the toolbox of Qi et al. (BackdoorBench: 40).
 
 Checked against: the sum in float64, pixel by pixel.
 """
