@@ -2,7 +2,7 @@
 
 import torch
 
-from keyhole import rng
+from keyhole import models, rng
 from keyhole.planning import registry
 from keyhole.running import screening
 from keyhole.running.answers import Exam
@@ -33,7 +33,7 @@ def test_a_clean_victim_is_asked_about_clean_images_only():
 
 def test_what_sets_the_threshold_is_kept_from_the_filter():
     images = torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1)
-    net = torch.nn.Identity()
+    net = models.build("convnet", 2, images.expand(-1, 1, 8, 8), rng.stream("net"))
     evidence = Evidence(net, images, torch.zeros(40, dtype=torch.int64), {}, images, torch.arange(40))
     rest, reserved = screening.reserve(evidence, 8, rng.stream("reserve"))
     assert len(reserved) == 8

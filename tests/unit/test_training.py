@@ -6,7 +6,7 @@ from torch import nn
 
 from keyhole import models, rng
 from keyhole.learning import recipes, training
-from keyhole.learning.batches import augmented_batches
+from keyhole.learning.batches import augment, augmented_batches
 
 QUICK = recipes.resolve("cpu", "digits", flips=False, overrides={"epochs": 2, "batch_size": 32, "precision": "float32"})
 
@@ -86,7 +86,7 @@ def test_crop_shifts_by_at_most_the_padding_and_fills_as_asked(mode, border):
     images = torch.full((64, 3, 6, 9), 7, dtype=torch.uint8)
     images[:, :, 2, 4] = 200
     recipe = dataclasses.replace(QUICK, pad=2, pad_mode=mode)
-    x = batches.augment(images, recipe, None, rng.stream("crop"))
+    x = augment(images, recipe, None, rng.stream("crop"))
     assert x.shape == images.shape
     at = (x[:, 0] == 200).nonzero()
     assert len(at) == 64
@@ -99,7 +99,7 @@ def test_crop_shifts_by_at_most_the_padding_and_fills_as_asked(mode, border):
 def test_rotation_turns_by_at_most_its_degrees_and_keeps_shape_when_not_square():
     images = torch.zeros(32, 1, 21, 41, dtype=torch.uint8)
     images[:, :, 10, 35] = 255  # 15 pixels to the right of the center
-    x = batches.augment(images, dataclasses.replace(QUICK, rotation=20.0), None, rng.stream("turn"))
+    x = augment(images, dataclasses.replace(QUICK, rotation=20.0), None, rng.stream("turn"))
     for image in x[:, 0]:
         for r, c in image.nonzero().tolist():
             angle = torch.atan2(torch.tensor(float(r - 10)), torch.tensor(float(c - 20)))

@@ -30,13 +30,14 @@ class Wrapper(Attack):
     targets: Natural = field(init=False)
 
     def check(self) -> None:
-        """Build the base, and copy from it what decides the labels.
+        """Build the base, write out all its parameters, and copy from it what decides the labels.
 
         Raises:
             ParameterError: the base is unknown, its parameters are wrong, or this attack cannot wrap it.
         """
         base = registry.load("attacks", *registry.unwrap(self.base, "base"), where="base")
         object.__setattr__(self, "_base", base)
+        object.__setattr__(self, "base", {"method": registry.name_of(base), **base.parameters})
         if base.bound_to_rows:
             raise ParameterError(
                 "base", f"expected an attack whose rows can be drawn anew, got {registry.name_of(base)}"

@@ -1,6 +1,5 @@
 """The first steps of a job: set its threads and its log, choose its device, build its method."""
 
-import dataclasses
 import json
 import logging
 from collections.abc import Mapping
@@ -44,14 +43,5 @@ def instantiate(role: str, entry: str, truth: Mapping[str, Any] | None = None) -
     method = registry.load(role, described["method"], given)
     told = set(getattr(method, "told", ())) | told_by_oracle(configured)
     oracle = {name: value for name, value in configured.items() if value == ORACLE}
-    parameters = json.dumps({**_parameters(method), **oracle})
+    parameters = json.dumps({**method.parameters, **oracle})
     return method, {"told": "+".join(sorted(told)), "method": described["method"], "parameters": parameters}
-
-
-def _parameters(method: Any) -> dict[str, Any]:
-    """Return all parameters of a method; `base` holds the parameters of the attack that it wraps."""
-    values = {field.name: getattr(method, field.name) for field in dataclasses.fields(method) if field.init}
-    if "base" in values:
-        base = method.inner
-        values["base"] = {"method": type(base).__module__.rpartition(".")[2], **_parameters(base)}
-    return values
