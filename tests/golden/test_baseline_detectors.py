@@ -22,7 +22,7 @@ from keyhole.detectors.lowest_loss import LowestLoss
 from keyhole.detectors.mahalanobis import Mahalanobis
 from keyhole.detectors.max_softmax import MaxSoftmax
 from keyhole.detectors.subspace_reconstruction import SubspaceReconstruction
-from keyhole.types import Evidence
+from keyhole.types import Classifier, Evidence
 
 WITH_HOLDOUT = (KNNToClean, Mahalanobis, SubspaceReconstruction)
 WITH_BUDGET = (LowestLoss, MaxSoftmax, FeatureNorm)
@@ -331,12 +331,11 @@ def test_triggered_images_are_whole_numbers_and_the_originals_stay():
     assert (out != images).flatten(1).any(1).float().mean() > 0.97
 
 
-class Mute(nn.Module):
+class Mute(Classifier):
     """A victim that must not be asked."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))
+        super().__init__({"penultimate": nn.Flatten()}, nn.Linear(1, 1), 3)
 
     def forward(self, images: Tensor) -> Tensor:
         raise AssertionError("the victim was asked")

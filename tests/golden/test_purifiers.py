@@ -22,6 +22,7 @@ from keyhole.types import Classifier, Evidence
 
 CLASSES, SIDE, TARGET = 4, 16, 2
 NOTHING = torch.zeros(0, 3, SIDE, SIDE, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64)
+UNASKED = Classifier({"penultimate": nn.Flatten()}, nn.Linear(3 * SIDE * SIDE, CLASSES), 3)
 
 
 def evidence(net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Evidence:
@@ -54,7 +55,7 @@ def test_jpeg_of_gray_blocks_is_a_quantized_cosine_transform(quality):
             block = images[i, 0, :, left : left + 8].numpy() - 128.0
             coarse = np.round(dctn(block, norm="ortho") / steps) * steps
             expected[i, 0, :, left : left + 8] = np.clip(idctn(coarse, norm="ortho") + 128, 0, 255)
-    found = JPEG(quality=quality).purify(evidence(nn.Identity(), *NOTHING), images, stream("none")).numpy()
+    found = JPEG(quality=quality).purify(evidence(UNASKED, *NOTHING), images, stream("none")).numpy()
     # libjpeg computes in integers: a coefficient on the edge between two steps may fall on either side
     assert np.mean(np.abs(found - expected) <= 1) > 0.9
     assert np.abs(found - images.numpy().astype(float)).mean() > 3
@@ -63,21 +64,21 @@ def test_jpeg_of_gray_blocks_is_a_quantized_cosine_transform(quality):
 def test_jpeg_of_color_is_pillows_and_two_channels_are_two_gray_images():
     images = torch.randint(0, 256, (3, 3, 8, 8), generator=stream("color")).to(torch.uint8).repeat_interleave(4, 2)
     images, method = images.repeat_interleave(4, 3), JPEG(quality=60)
-    found = method.purify(evidence(nn.Identity(), *NOTHING), images, stream("none"))
+    found = method.purify(evidence(UNASKED, *NOTHING), images, stream("none"))
     for one, image in zip(found, images, strict=True):
         memory = io.BytesIO()
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(memory, "JPEG", quality=60)
         expected = torch.from_numpy(np.array(Image.open(memory))).permute(2, 0, 1)
         assert (one.int() - expected.int()).abs().max() <= 2
-    two = method.purify(evidence(nn.Identity(), *NOTHING), images[:, :2], stream("none"))
+    two = method.purify(evidence(UNASKED, *NOTHING), images[:, :2], stream("none"))
     for channel in range(2):
-        own = method.purify(evidence(nn.Identity(), *NOTHING), images[:, channel : channel + 1], stream("none"))
+        own = method.purify(evidence(UNASKED, *NOTHING), images[:, channel : channel + 1], stream("none"))
         assert torch.equal(two[:, channel : channel + 1], own)
 
 
 def test_jpeg_rejects_a_quality_above_100():
     with pytest.raises(ValueError, match="quality: expected a whole number from 1 to 100, got 101"):
-        JPEG(quality=101).purify(evidence(nn.Identity(), *NOTHING), NOTHING[0], stream("none"))
+        JPEG(quality=101).purify(evidence(UNASKED, *NOTHING), NOTHING[0], stream("none"))
 
 
 # --- autoencoder
