@@ -47,7 +47,8 @@ def test_a_picture_that_is_missing_is_one_clear_error(fresh):
     fresh.write(attacks={"blended": {"pattern": "no_such.png"}})
     done = fresh.snakemake("-n", check=False)
     assert done.returncode != 0
-    assert "config.yaml: attacks.blended: expected a picture file, got 'no_such.png'" in done.stdout + done.stderr
+    expected = "config.yaml: attacks.blended.pattern: expected noise, shapes, or a picture file, got 'no_such.png'"
+    assert expected in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 
