@@ -11,11 +11,33 @@ import torch
 from torch import Tensor, nn
 
 from keyhole.learning.training import latents
+from keyhole.planning import registry
 from keyhole.rng import stream
 from keyhole.types import Classifier, Evidence, Recovered
 
 CLASSES = 3
 SHAPE = (3, 12, 12)
+
+
+SEARCH = {"test_inverters.py", "test_repairers.py", "test_purifiers.py"}  # each method runs for seconds
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what searches, and attacks that train something."""
+    for item in items:
+        if item.path.parent.name != "contract":
+            continue
+        values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if item.path.name in SEARCH or (item.path.name == "test_attacks.py" and any(map(trains, values))):
+            item.add_marker(pytest.mark.slow)
+
+
+def trains(name: object) -> bool:
+    """Whether a parameter of a test names an attack that trains a trigger or the victim."""
+    if name not in registry.names("attacks"):
+        return False
+    attack = registry.method_class("attacks", str(name))
+    return attack.crafted_from != "nothing" or attack.controls == "training"
 
 
 def pictures(count: int, purpose: str) -> tuple[Tensor, Tensor]:

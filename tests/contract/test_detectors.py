@@ -147,6 +147,7 @@ def test_separated_payload_ranks_high_overall_and_in_its_class(name):
     assert suspicion.flagged[truth].float().mean() > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "perfect_removal"])
 def test_random_rows_called_payload_rank_by_chance(name):
     found = []

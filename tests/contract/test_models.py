@@ -33,6 +33,7 @@ def test_all_founding_architectures_are_found():
     assert {"convnet", "mobilenet_v2", "preact_resnet18", "resnet18", "resnet20", "vgg11_bn", "vgg16_bn"} <= set(NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 16, 16), (3, 24, 40), (3, 17, 19), (3, 64, 64)])
 @pytest.mark.parametrize("training", [True, False])
 def test_every_image_size_gives_finite_logits(name: str, shape: tuple[int, int, int], training: bool):

@@ -11,6 +11,8 @@ from keyhole.learning.batches import unit_batches
 from keyhole.learning.recipes import resolve
 from keyhole.planning import registry
 
+pytestmark = pytest.mark.slow  # trains generators
+
 SIDE, CLASSES = 16, 4
 
 

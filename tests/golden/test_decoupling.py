@@ -29,6 +29,8 @@ from keyhole.repairers.bti_dbf_u import BTIDBFU, unlearning_loss
 from keyhole.rng import stream
 from keyhole.types import Classifier, Evidence
 
+pytestmark = pytest.mark.slow  # searches for planted triggers, trained generators
+
 CLASSES, SIDE, TARGET = 4, 12, 2
 SMALL = {"pretrain_epochs": 1, "mask_epochs": 40, "mask_rate": 0.05, "mask_weight": 1.0, "batch": 16, "width": 8}
 SMALL |= {"image_bound": 0.3, "feature_bound": 1.0}  # what the planted trigger needs is about 0.15

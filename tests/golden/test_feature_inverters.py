@@ -29,6 +29,8 @@ from keyhole.learning.training import predict
 from keyhole.rng import stream
 from keyhole.types import Classifier, Evidence
 
+pytestmark = pytest.mark.slow  # searches for planted triggers, trained generators
+
 CLASSES, SIDE, TARGET = 3, 8, 2
 
 

@@ -16,6 +16,8 @@ from keyhole.learning.training import predict
 from keyhole.rng import stream
 from keyhole.types import Classifier, Evidence
 
+pytestmark = pytest.mark.slow  # searches for planted triggers, trained generators
+
 CLASSES, SIDE, TARGET = 8, 12, 3
 
 

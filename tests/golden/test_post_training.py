@@ -21,6 +21,8 @@ from keyhole.repairers.fine_pruning import FinePruning, count_prunable
 from keyhole.rng import stream
 from keyhole.types import Classifier, Evidence
 
+pytestmark = pytest.mark.slow  # searches for planted triggers, trained generators
+
 CLASSES, SIDE, TARGET = 8, 16, 3
 
 

@@ -379,6 +379,7 @@ def test_a_skip_saves_an_impossible_cell() -> None:
     assert len(config.load({**given, "skip": [skip]}).cells()) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("clean_label")
 def test_a_holdout_from_the_training_set_takes_rows_of_every_class() -> None:
     given = {**MINIMAL, "holdout": {"source": "train", "size": 10000}, "attacks": {"blended": {"rates": [0.11]}}}

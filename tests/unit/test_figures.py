@@ -63,6 +63,7 @@ def written(found, folder):
     return [folder / "cards.csv", folder / "detection.csv"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_drawn_the_same_twice(name, tmp_path):
     files = written(cards(), tmp_path)
@@ -80,6 +81,7 @@ def test_a_figure_is_drawn_once_for_all_its_files(tmp_path, monkeypatch):
     assert len(drawn) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["detection", "levels", "distances", "phase", "ladder"])
 def test_excluded_cells_look_different(name, tmp_path):
     for judged in (True, False):

@@ -76,7 +76,7 @@ def test_an_edited_recipe_reruns_what_trains_by_it(tree):
 
 
 def test_an_edited_score_reruns_scores_only(tree):
-    tree.edit("src/keyhole/scoring/metrics.py", "ROUNDING = 1e-9", "ROUNDING = 2e-9")
+    tree.edit("src/keyhole/scoring/metrics.py", "PATCH = 0.25", "PATCH = 0.26")
     assert without_reports(tree.would_run()) == {"score": 3}
 
 
@@ -143,7 +143,9 @@ def test_detectors_of_one_job_are_judged_anew_only_where_they_changed(tree):
 
 
 def test_a_long_detector_has_a_job_of_its_own(tree):
-    tree.edit("src/keyhole/detectors/activation_clustering.py", "    level: str", "    long = True\n\n    level: str")
+    tree.edit(
+        "src/keyhole/detectors/activation_clustering.py", "    level: Level", "    long = True\n\n    level: Level"
+    )
     assert without_reports(tree.would_run()) == {"detect": 3, "detect_long": 3, "score": 3}
 
 
