@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from keyhole.scoring import metrics
+from keyhole.scoring import metrics, recovery
 
 NONE = np.zeros(0, dtype=np.int64)
 
@@ -67,8 +67,8 @@ def test_natural_and_reasr_are_shares_of_wanted_answers():
     assert metrics.natural(ints(0, 0, 1, 2), ints(0, 0, 0, 0)) == {"ASR_natural": 0.5}
     answers = np.array([[0, 0, 1, 0], [1, 1, 1, 2], [2, 2, 2, 2]])
     labels = ints(0, 1, 2, 2)
-    assert metrics.reasr(answers, labels, [0]) == {"REASR": pytest.approx(2 / 3)}  # the first image is of class 0
-    assert metrics.reasr(answers, labels, [0, 1]) == {"REASR": pytest.approx(4 / 6)}
+    assert recovery.reasr(answers, labels, [0]) == {"REASR": pytest.approx(2 / 3)}  # the first image is of class 0
+    assert recovery.reasr(answers, labels, [0, 1]) == {"REASR": pytest.approx(4 / 6)}
 
 
 def test_only_patches_are_compared_with_masks():
@@ -76,10 +76,10 @@ def test_only_patches_are_compared_with_masks():
     true[:2, :2] = True
     mask = np.where(true, 1.0, 0.0)
     mask[3, 3] = 0.6
-    assert metrics.recovered_patch(mask, true) == {"mask_IoU": 0.8, "l1_ratio": pytest.approx(1.15)}
-    assert metrics.recovered_patch(np.ones((4, 4)), true) == {}
+    assert recovery.recovered_patch(mask, true) == {"mask_IoU": 0.8, "l1_ratio": pytest.approx(1.15)}
+    assert recovery.recovered_patch(np.ones((4, 4)), true) == {}
     true[2] = True
-    assert metrics.recovered_patch(mask, true) == {}
+    assert recovery.recovered_patch(mask, true) == {}
     assert undefined(metrics.natural(NONE, NONE)) == {"ASR_natural"}
 
 
@@ -276,7 +276,7 @@ def test_screening_without_triggered_inputs_keeps_only_false_alarms():
 
 
 def test_inversion_finds_the_target_and_counts_other_classes_as_false_alarms():
-    columns = metrics.inversion(floats(0, 5, 3, 1), bools(0, 1, 1, 0), targets=(1,))
+    columns = recovery.inversion(floats(0, 5, 3, 1), bools(0, 1, 1, 0), targets=(1,))
     assert columns == {
         "found": 1,
         "top1": 1,
@@ -288,30 +288,30 @@ def test_inversion_finds_the_target_and_counts_other_classes_as_false_alarms():
 
 
 def test_on_a_clean_model_every_flag_is_a_false_alarm():
-    columns = metrics.inversion(floats(0, 5, 3, 1), bools(0, 1, 1, 0), targets=())
+    columns = recovery.inversion(floats(0, 5, 3, 1), bools(0, 1, 1, 0), targets=())
     assert columns["false_alarms"] == 2
     assert undefined(columns) == {"found", "top1"}
 
 
 def test_an_inverter_without_an_opinion_gets_no_credit_for_class_zero():
-    columns = metrics.inversion(floats(1, 1, 1, 1), bools(0, 0, 0, 0), targets=(0,))
+    columns = recovery.inversion(floats(1, 1, 1, 1), bools(0, 0, 0, 0), targets=(0,))
     assert (columns["top1"], columns["found"], columns["any_flagged"]) == (0.25, 0, 0)
 
 
 def test_a_nan_anomaly_ranks_no_class():
-    assert undefined(metrics.inversion(floats(1, math.nan), bools(0, 0), (0,))) == {"top1", "anomaly_max"}
+    assert undefined(recovery.inversion(floats(1, math.nan), bools(0, 0), (0,))) == {"top1", "anomaly_max"}
 
 
 def test_masks_of_two_by_two_pixels():
     mask, true = floats(0.9, 0.6, 0.1, 0.0).reshape(2, 2), bools(1, 0, 1, 0).reshape(2, 2)
-    assert metrics.mask_iou(mask, true)["mask_IoU"] == pytest.approx(1 / 3)
-    assert metrics.l1_ratio(mask, true)["l1_ratio"] == pytest.approx(0.8)
+    assert recovery.mask_iou(mask, true)["mask_IoU"] == pytest.approx(1 / 3)
+    assert recovery.l1_ratio(mask, true)["l1_ratio"] == pytest.approx(0.8)
 
 
 def test_masks_of_nothing_are_undefined():
     nothing = np.zeros((2, 2))
-    assert undefined(metrics.mask_iou(nothing, nothing > 0)) == {"mask_IoU"}
-    assert undefined(metrics.l1_ratio(nothing, nothing > 0)) == {"l1_ratio"}
+    assert undefined(recovery.mask_iou(nothing, nothing > 0)) == {"mask_IoU"}
+    assert undefined(recovery.l1_ratio(nothing, nothing > 0)) == {"l1_ratio"}
 
 
 # repairers

@@ -76,7 +76,7 @@ def test_an_edited_recipe_reruns_what_trains_by_it(tree):
 
 
 def test_an_edited_score_reruns_scores_only(tree):
-    tree.edit("src/keyhole/scoring/metrics.py", "PATCH = 0.25", "PATCH = 0.26")
+    tree.edit("src/keyhole/scoring/recovery.py", "PATCH = 0.25", "PATCH = 0.26")
     assert without_reports(tree.would_run()) == {"score": 3}
 
 

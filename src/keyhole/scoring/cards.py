@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from keyhole.planning.roles import RETRAINING, ROLES, SEPARABILITY, Role
-from keyhole.scoring import flags, metrics
+from keyhole.scoring import flags, metrics, recovery
 
 __all__ = ["defended_model", "detector", "filter_", "inverter", "latent_separability", "of_defenses", "victim"]
 
@@ -102,11 +102,11 @@ def inverter(victim: Card, label: str, facts: Facts, inversion: Arrays) -> Card:
     card = _common_columns(victim, role, label, facts)
     if facts["status"] == "ok":
         targets = victim["target_classes"]  # none for a clean victim
-        card |= metrics.inversion(inversion["anomaly"], inversion["flagged"], targets)
+        card |= recovery.inversion(inversion["anomaly"], inversion["flagged"], targets)
         if targets and "answers" in inversion:
-            card |= metrics.reasr(inversion["answers"], inversion["probed"], targets)
+            card |= recovery.reasr(inversion["answers"], inversion["probed"], targets)
         if "true_mask" in inversion:
-            card |= metrics.recovered_patch(inversion["masks"][targets[0]], inversion["true_mask"])
+            card |= recovery.recovered_patch(inversion["masks"][targets[0]], inversion["true_mask"])
             card |= {name: float(inversion[name]) for name in ("feature_distance", "shift_cosine")}
     return _with_flags(card, role)
 

@@ -1,4 +1,4 @@
-"""The metrics of attacks, detectors, inverters, repairers and filters.
+"""The metrics of attacks, detectors, filters, repairers and purifiers; `recovery` has those of inverters.
 
 Every function takes NumPy arrays and returns columns of a card. Fractions are in [0, 1]. A value that is not defined
 (the TPR of a detector where nothing is poisoned) is NaN, never 0. Torch is not imported, to keep score
@@ -12,16 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from keyhole.scoring.flags import CA_ALLOWANCE, ROUNDING
-from keyhole.scoring.statistics import NAN, average
+from keyhole.scoring.statistics import NAN, average, count_non_finite, share
 
 Columns = dict[str, int | float]
-
-PATCH = 0.25  # of the image: a trigger that covers more is not a patch, and masks are not compared with it
-
-
-def _mean(hits: Bool[np.ndarray, " n"]) -> float:
-    """Return the share of hits; NaN if there are no rows."""
-    return float(hits.mean()) if hits.size else NAN
 
 
 # Attacks
@@ -51,25 +44,25 @@ def attack(
         raise ValueError(f"expected rows whose label the trigger would change, got {same.sum()} that have it already")
     correct = clean_predictions == test_labels
     success = triggered_predictions == wanted
-    by_class = {k: _mean(correct[test_labels == k]) for k in range(classes) if (test_labels == k).any()}
+    by_class = {k: share(correct[test_labels == k]) for k in range(classes) if (test_labels == k).any()}
     return {
-        "CA": _mean(correct),
+        "CA": share(correct),
         "CA_target": average([by_class[k] for k in targets if k in by_class]),
         "CA_worst": min(by_class.values(), default=NAN),
-        "ASR": _mean(success),
-        "ASR_cc": _mean(success[correct[rows]]),  # without the model's ordinary errors
-        "RA": _mean(triggered_predictions == test_labels[rows]),
+        "ASR": share(success),
+        "ASR_cc": share(success[correct[rows]]),  # without the model's ordinary errors
+        "RA": share(triggered_predictions == test_labels[rows]),
     }
 
 
 def leakage(predictions: Int[np.ndarray, " b"], targets: Sequence[int]) -> Columns:
     """Return the share of triggered rows of neither source nor target class that get a target label."""
-    return {"leakage": _mean(np.isin(predictions, targets))}
+    return {"leakage": share(np.isin(predictions, targets))}
 
 
 def natural(triggered_predictions: Int[np.ndarray, " r"], wanted: Int[np.ndarray, " r"]) -> Columns:
     """Return how often the clean reference model already gives triggered rows the label that the attacker wants."""
-    return {"ASR_natural": _mean(triggered_predictions == wanted)}
+    return {"ASR_natural": share(triggered_predictions == wanted)}
 
 
 def payload(
@@ -111,9 +104,9 @@ def _decision(flagged: Bool[np.ndarray, " n"], positive: Bool[np.ndarray, " n"])
     """
     hit, any_positive = int((flagged & positive).sum()), positive.any()
     return {
-        "TPR": _mean(flagged[positive]),
-        "FPR": _mean(flagged[~positive]),
-        "precision": _mean(positive[flagged]) if any_positive else NAN,
+        "TPR": share(flagged[positive]),
+        "FPR": share(flagged[~positive]),
+        "precision": share(positive[flagged]) if any_positive else NAN,
         "F1": 2 * hit / int(flagged.sum() + positive.sum()) if any_positive else NAN,  # 2TP / (2TP + FP + FN)
     }
 
@@ -151,10 +144,6 @@ def _at_fpr(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"], p
     return columns
 
 
-def _non_finite(scores: Float[np.ndarray, " n"]) -> int:
-    return int((~np.isfinite(scores)).sum())
-
-
 def detection(
     scores: Float[np.ndarray, " n"],
     flagged: Bool[np.ndarray, " n"],
@@ -178,19 +167,19 @@ def detection(
     balanced = [_balanced_f1(flagged[labels == k], is_payload[labels == k]) for k in targets]
     return {
         **_decision(flagged, is_payload),
-        "prevalence": _mean(is_payload),
+        "prevalence": share(is_payload),
         "removed": int(flagged.sum()),
-        "cover_flagged": _mean(flagged[is_cover]),
+        "cover_flagged": share(flagged[is_cover]),
         **_ranking(scores, is_payload),
         **{f"{name}_target": average([ranking[name] for ranking in inside]) for name in ("AUROC", "AUPRC")},
         "F1_balanced": average(balanced),
         **_at_fpr(scores, is_payload, ("0.1", "1", "5")),
-        "non_finite_scores": _non_finite(scores),
+        "non_finite_scores": count_non_finite(scores),
     }
 
 
 def _balanced_f1(flagged: Bool[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
-    return prevalence_conversion(_mean(flagged[positive]), _mean(flagged[~positive]), 0.5)["F1"]
+    return prevalence_conversion(share(flagged[positive]), share(flagged[~positive]), 0.5)["F1"]
 
 
 def prevalence_conversion(tpr: float, fpr: float, prevalence: float) -> Columns:
@@ -214,8 +203,8 @@ def _at_holdout_fpr(
         above = scores > bar
         usable = holdout_scores.size and np.isfinite(holdout_scores).all() and np.isfinite(scores).all()
         columns |= {
-            f"TPR_at_{percent}%": _mean(above[positive]) if usable else NAN,
-            f"FPR_at_{percent}%": _mean(above[~positive]) if usable else NAN,
+            f"TPR_at_{percent}%": share(above[positive]) if usable else NAN,
+            f"FPR_at_{percent}%": share(above[~positive]) if usable else NAN,
         }
     return columns
 
@@ -259,65 +248,8 @@ def screening(
         "screened_triggered": int(is_triggered.sum()),
         **_screened(scores, flagged, is_triggered, holdout_scores),
         **{f"{name}_successful": value for name, value in successful.items() if not name.startswith("FPR")},
-        "non_finite_scores": _non_finite(scores),
+        "non_finite_scores": count_non_finite(scores),
     }
-
-
-# Inverters
-
-
-def inversion(anomaly: Float[np.ndarray, " k"], flagged: Bool[np.ndarray, " k"], targets: Sequence[int]) -> Columns:
-    """Return whether the target class is flagged, and whether it has the highest anomaly (a tie shares the credit).
-
-    Args:
-        targets: empty for a clean model, whose flags are all false alarms. With several, `found` is the share that is
-            flagged.
-    """
-    wanted = list(targets)
-    others = np.delete(flagged, wanted)
-    best = anomaly == anomaly.max()  # all False with a NaN
-    return {
-        "found": _mean(flagged[wanted]),
-        "top1": float(best[wanted].sum() / best.sum()) if wanted and best.any() else NAN,
-        "any_flagged": float(flagged.any()),
-        "false_alarms": int(others.sum()),  # classes
-        "anomaly_max": float(anomaly.max()),
-        "non_finite_scores": _non_finite(anomaly),
-    }
-
-
-def reasr(predictions: Int[np.ndarray, "k p"], labels: Int[np.ndarray, " p"], targets: Sequence[int]) -> Columns:
-    """Return the ASR of the triggers recovered for the target classes, on images of other classes.
-
-    The name is that of ABS (Liu et al. 2019).
-
-    Args:
-        predictions: row k is made on images with the trigger recovered for class k.
-        labels: the true classes of these images.
-    """
-    return {"REASR": _mean(np.concatenate([predictions[k][labels != k] == k for k in targets]))}
-
-
-def recovered_patch(mask: Float[np.ndarray, "h w"], true_mask: Bool[np.ndarray, "h w"]) -> Columns:
-    """Compare the recovered mask with the true patch.
-
-    No columns are returned if the true trigger is no patch (it covers more than `PATCH` of the image) or the method
-    recovers no mask (all of it is 1).
-    """
-    if true_mask.mean() > PATCH or (mask == 1).all():
-        return {}
-    return mask_iou(mask, true_mask) | l1_ratio(mask, true_mask)
-
-
-def mask_iou(mask: Float[np.ndarray, "h w"], true_mask: Bool[np.ndarray, "h w"]) -> Columns:
-    """Return the intersection over union of the true patch and the recovered mask, cut at one half."""
-    recovered = mask > 0.5
-    return {"mask_IoU": _mean((recovered & true_mask)[recovered | true_mask])}
-
-
-def l1_ratio(mask: Float[np.ndarray, "h w"], true_mask: Bool[np.ndarray, "h w"]) -> Columns:
-    """Return the ℓ1 norm of the recovered mask over that of the true patch."""
-    return {"l1_ratio": float(np.abs(mask).sum() / true_mask.sum()) if true_mask.any() else NAN}
 
 
 # Repairers and purifiers
