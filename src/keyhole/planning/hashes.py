@@ -54,10 +54,14 @@ def _digests(modules: tuple[str, ...], files: tuple[str, ...]) -> dict[str, str]
             raise ValueError(f"files: expected paths of scripts, got {str(file)!r}")
         digests[file.name], imported = _scan(file.read_text(), "")
         todo += imported
+    seen = set()
     while todo:
         module = todo.pop()
+        if module in seen:
+            continue
+        seen.add(module)
         path = _file(module)
-        if path and module not in digests and not _inert(module):
+        if path and not _inert(module):
             package = module if path.name == "__init__.py" else module.rpartition(".")[0]
             digests[module], imported = _scan(path.read_text(), package)
             todo += imported
@@ -93,7 +97,7 @@ def _scan(source: str, package: str) -> tuple[str, tuple[str, ...]]:
     digest = hashlib.sha256()
     for token in _tokens(tree):
         digest.update(token.encode())
-    return digest.hexdigest(), tuple(name for name in imported if name.split(".")[0] == "keyhole")
+    return digest.hexdigest(), tuple({name: None for name in imported if name.split(".")[0] == "keyhole"})
 
 
 class _Strip(ast.NodeTransformer):
