@@ -18,8 +18,8 @@ WIDTH = 118
 LABEL = 33
 COLUMN = 17  # so that 5 victims fit side by side
 PAGE_LEGEND = (
-    "In percent, AUROC as a fraction; means over the judged seeds. [attack]: no seed passes the validity gate. "
-    "*: told the truth (poison rate, payload or target class), an upper bound. Intervals are in the tables."
+    "Percent, AUROC as a fraction; means over the judged seeds. [attack]: no seed passes the validity gate. "
+    "* told the truth (poison rate, payload or target class): an upper bound. Intervals are in the tables."
 )
 # role, heading, columns of a cell
 PAGE = (
