@@ -17,16 +17,17 @@ def results(role, labels):
 
 train_labels, test_labels = (read(given[part], "labels")["labels"] for part in ("train", "test"))
 poisoned = read(given["poisoned"], "index", "labels", "is_cover")
+answers = {role: results(role, labels) for role, labels in json.loads(snakemake.params["labels"]).items()}
 victim = cards.victim(
     snakemake.wildcards,
     facts(given["predictions"]),
     read(given["predictions"]),
     read(given["reference"]),
+    answers["retrained"],
     poisoned,
     train_labels,
     test_labels,
 )
-answers = {role: results(role, labels) for role, labels in json.loads(snakemake.params["labels"]).items()}
 rows = [victim, *cards.latent_separability(victim, artifacts.load_cards(given["separability"]))]
 rows += cards.of_defenses(victim, answers, *received_labels(train_labels, poisoned), test_labels)
 artifacts.save_cards(snakemake.output[0], rows)

@@ -41,13 +41,20 @@ def test_the_examples_are_two_files_of_at_most_twenty_lines():
         assert not (ROOT / file).exists()
 
 
-def test_every_attack_implants_and_the_clean_model_does_not_answer(grid):
+def test_every_attack_implants(grid):
     attacks = table(grid, "attacks").set_index("attack")
     assert attacks["CA"].min() > 0.95
     assert attacks.loc["badnets", "ASR"] > 0.95
     assert attacks["ASR"].min() > 0.85
-    assert attacks["ASR_natural"].max() < 0.1
     assert attacks.loc["one_pixel", "payload"] == 24
+
+
+def test_an_attack_that_works_without_payload_is_not_judged(grid):
+    """At one seed, the clean model may not answer a trigger that the next model without payload answers."""
+    attacks = table(grid, "attacks").set_index("attack")
+    cleaned = table(grid, "detection").query("defense == 'perfect_removal' and attack != 'none'").set_index("attack")
+    assert (attacks["ASR_natural"].loc[cleaned.index] >= cleaned["ASR_retrained"]).all()
+    assert (cleaned["judged"] == (attacks["ASR_natural"].loc[cleaned.index] <= 0.2)).all()
 
 
 def test_detectors_rank_the_payload_of_a_plain_attack(grid):

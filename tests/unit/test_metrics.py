@@ -64,7 +64,8 @@ def test_asr_follows_a_label_wanted_row_by_row():
 
 
 def test_natural_and_reasr_are_shares_of_wanted_answers():
-    assert metrics.natural(ints(0, 0, 1, 2), ints(0, 0, 0, 0)) == {"ASR_natural": 0.5}
+    assert metrics.natural([ints(0, 0, 1, 2)], ints(0, 0, 0, 0)) == {"ASR_natural": 0.5}
+    assert metrics.natural([ints(0, 1, 1, 2), ints(0, 0, 0, 2)], ints(0, 0, 0, 0)) == {"ASR_natural": 0.75}
     answers = np.array([[0, 0, 1, 0], [1, 1, 1, 2], [2, 2, 2, 2]])
     labels = ints(0, 1, 2, 2)
     assert recovery.reasr(answers, labels, [0]) == {"REASR": pytest.approx(2 / 3)}  # the first image is of class 0
@@ -80,7 +81,7 @@ def test_only_patches_are_compared_with_masks():
     assert recovery.recovered_patch(np.ones((4, 4)), true) == {}
     true[2] = True
     assert recovery.recovered_patch(mask, true) == {}
-    assert undefined(metrics.natural(NONE, NONE)) == {"ASR_natural"}
+    assert undefined(metrics.natural([NONE, NONE], NONE)) == {"ASR_natural"}
 
 
 # payload

@@ -63,7 +63,7 @@ def _marks(panel: Axes, victims: DataFrame, place: Int[np.ndarray, " n"]) -> Non
     shift = 0.5 * (np.array([order[seed] for seed in victims["seed"]]) + 0.5) / len(order) - 0.25
     styles: Sequence[tuple[str, str, str, str]] = (
         ("ASR", "ASR", ORANGE, "o"),
-        ("ASR_natural", "ASR on the clean model", "#E69F00", "x"),
+        ("ASR_natural", "natural ASR", "#E69F00", "x"),
         ("CA", "CA", BLUE, "|"),
     )
     for column, label, color, marker in styles:

@@ -19,6 +19,7 @@ Facts = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
 
 NO_DEFENSE = "none"  # in the column `defense`
+PERFECT = "perfect_removal"  # the detector that is told the payload
 # the victim's columns in a defense's row
 REPEATED = (
     "dataset",
@@ -45,6 +46,7 @@ def victim(
     facts: Facts,
     answers: Arrays,
     reference: Arrays,
+    retrained: Sequence[tuple[str, Facts, Arrays]],
     poisoned: Arrays,
     train_labels: np.ndarray,
     test_labels: np.ndarray,
@@ -55,6 +57,8 @@ def victim(
         facts: how the training went.
         answers: the victim's predictions on the test set (`keyhole.running.evaluation.answers`).
         reference: the clean model's predictions, with the same trigger.
+        retrained: label, facts and predictions of each model trained again without the rows that a detector flags.
+            One trained without exactly the payload (`perfect_removal`) has no backdoor, and counts in the natural ASR.
         poisoned: the arrays of a `Poisoned`, without its images.
         train_labels: before poisoning.
     """
@@ -66,7 +70,7 @@ def victim(
         **facts,
         **metrics.payload(train_labels, poisoned["index"], poisoned["labels"], poisoned["is_cover"]),
         **_model_columns(answers, test_labels, facts["target_classes"]),
-        **metrics.natural(reference["triggered"], reference["wanted"]),
+        **metrics.natural([reference["triggered"], *_without_payload(retrained)], reference["wanted"]),
         "CA_reference": float((reference["clean"] == test_labels).mean()),
     }
     return _with_flags(card, ROLES["attacks"])
@@ -173,6 +177,12 @@ def _common_columns(victim: Card, role: Role, label: str, facts: Facts) -> Card:
         **facts,
         "excluded": sorted(flags.EXCLUDING.intersection(victim["flags"])),
     }
+
+
+def _without_payload(retrained: Sequence[tuple[str, Facts, Arrays]]) -> list[np.ndarray]:
+    """Return the answers to triggered rows of models that were trained again without the payload."""
+    made = [(facts, answers) for _, facts, answers in retrained if facts["status"] == "ok"]
+    return [answers["triggered"] for facts, answers in made if facts["method"] == PERFECT]
 
 
 def _with_flags(card: Card, role: Role) -> Card:

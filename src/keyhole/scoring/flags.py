@@ -106,9 +106,10 @@ FLAGS: dict[str, Flag] = {
     "asr_on_clean_model": Flag(
         ("attack",),
         lambda card: _number(card, "ASR_natural") > NATURAL_ASR,
-        f"The clean model already answers the trigger as wanted on more than {NATURAL_ASR:.0%} of the eligible rows "
-        "(`ASR_natural`).",
-        "The trigger is an ordinary perturbation or a feature of the target class; no repair can bring ASR below that.",
+        f"A model trained without payload answers the trigger as wanted on more than {NATURAL_ASR:.0%} of the eligible "
+        "rows (`ASR_natural`): the clean model, or the one trained again after `perfect_removal`, where there is one.",
+        "The trigger is an ordinary perturbation or a feature of the target class. No repair can be expected to bring "
+        "ASR below that, and the ASR of a model trained again says nothing about the detector.",
         "Use a fainter trigger or another target class; the row stays out of defense tables.",
     ),
     "nothing_flagged": Flag(

@@ -60,9 +60,14 @@ def leakage(predictions: Int[np.ndarray, " b"], targets: Sequence[int]) -> Colum
     return {"leakage": share(np.isin(predictions, targets))}
 
 
-def natural(triggered_predictions: Int[np.ndarray, " r"], wanted: Int[np.ndarray, " r"]) -> Columns:
-    """Return how often the clean reference model already gives triggered rows the label that the attacker wants."""
-    return {"ASR_natural": share(triggered_predictions == wanted)}
+def natural(triggered_predictions: Sequence[Int[np.ndarray, " r"]], wanted: Int[np.ndarray, " r"]) -> Columns:
+    """Return how often models without a backdoor give triggered rows the label that the attacker wants, at most.
+
+    Args:
+        triggered_predictions: of each model. The largest share counts, since one training may miss by luck a shortcut
+            that the next one takes.
+    """
+    return {"ASR_natural": max(share(each == wanted) for each in triggered_predictions)}
 
 
 def payload(
