@@ -248,17 +248,52 @@ def test_fine_pruning_needs_judges_and_judged():
 # --- STRIP
 
 
-@pytest.mark.parametrize("variant", ["paper", "released"])
+# what the network sees where an image and an overlay are mixed, both of 0..255
+MIXED = {
+    "authors": lambda x, o, mean: x + o,
+    "toolbox": lambda x, o, mean: (x + o).clamp(max=255),
+    "qi": lambda x, o, mean: (x - mean) + (o - mean) + mean,
+    "half": lambda x, o, mean: (x + o) / 2,
+}
+
+
+@pytest.mark.parametrize("variant", MIXED)
 def test_strip_is_the_mean_entropy_over_overlays(variant):
     net, images, overlays = planted_net(15).double(), scenes(6, "in")[0], scenes(5, "over")[0]
     expected = []
     for image in images.double():
         entropies = []
         for overlay in overlays.double():
-            mixed = (image + overlay) / 2 if variant == "paper" else (image + overlay).clamp(0, 255)
+            mixed = MIXED[variant](image, overlay, 255 * net.mean[0])
             entropies.append(stats.entropy(net(mixed[None])[0].softmax(0).detach().numpy(), base=2))
         expected.append(np.mean(entropies))
     np.testing.assert_allclose(mean_entropy(net, images, overlays, variant), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("variant", "seen"), [("authors", 400), ("toolbox", 255), ("qi", 272.5), ("half", 200)])
+def test_strip_mixes_two_gray_images_as_its_variant_says(variant, seen):
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.full((1, 3, 1, 1), 0.5))
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x):
+            self.seen = x
+            return x.flatten(1)[:, :2]
+
+    net, gray = Watched(), torch.full((1, 3, 4, 4), 200, dtype=torch.uint8)
+    mean_entropy(net, gray, gray, variant)
+    assert torch.equal(net.seen, torch.full((1, 3, 4, 4), seen))
+
+
+def test_strip_filter_mixes_as_the_authors_do_unless_told_otherwise():
+    case, images = evidence(gain=15, holdout=120), scenes(5, "test")[0]
+    default, authors, half = (
+        s.screen(case, images, stream("s")).scores for s in (STRIP(), STRIP(variant="authors"), STRIP(variant="half"))
+    )
+    assert torch.equal(default, authors)
+    assert not torch.allclose(default, half, atol=1e-3)
 
 
 def test_strip_flags_the_planted_trigger_at_its_false_positive_rate():

@@ -437,6 +437,8 @@ def test_a_file_that_cannot_be_written_costs_nothing_but_time() -> None:
         ({"detectors": {"scan": {"level": "nope"}}}, "detectors.scan.level", "group1"),
         ({"detectors": {"beatrix": {"map_level": "nope"}}}, "detectors.beatrix.map_level", "group1"),
         ({"detectors": {"strip": {"overlays": 200}}}, "detectors.strip.overlays", "fewer than its 200"),
+        ({"detectors": {"strip": {"variant": "released"}}}, "detectors.strip.variant", "authors, toolbox, qi, half"),
+        ({"filters": {"strip": {"variant": "paper"}}}, "filters.strip.variant", "authors, toolbox, qi, half"),
         ({"filters": {"strip": {"overlays": 150}}}, "filters.strip.overlays", "fewer than its 150"),
         ({"filters": {"strip": {"overlays": 60, "holdout": 50}}}, "filters.strip.overlays", "fewer than its 50"),
         ({"purifiers": {"jpeg": {"quality": 400}}}, "purifiers.jpeg.quality", "from 1 to 100"),

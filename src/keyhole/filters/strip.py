@@ -4,11 +4,14 @@ Idea: Each input is mixed with clean images. An input whose predictions stay the
 suspicious.
 
 Differs from the paper: The threshold is an empirical quantile, as in Qi et al.'s code, not a quantile of a fitted
-normal distribution. All inputs share the same overlays, so that no score depends on which other inputs are screened.
-The images that set the threshold are not among the overlays.
+normal distribution, and at 5 % of clean images; the paper sets 1 %. All inputs share the same overlays, so that no
+score depends on which other inputs are screened. The images that set the threshold are not among the overlays. The
+paper gives no weights for its linear blend of two images: see `variant`.
 
-Differs from the released code: That code adds the images and clips, where the paper mixes half and half;
-`variant="released"` does the same.
+Differs from the released code: `variant="authors"` adds the images without clipping or halving, as the authors'
+notebook does, whose network reads images of 0..1 without normalization; here the sum then passes through the network's
+normalization. `toolbox` adds and clips, as the toolbox of Qi et al. does for inputs; `qi` adds after normalization, as
+their cleanser and BackdoorBench do; `half` mixes half and half, which is ours.
 
 Checked against: a loop over images and overlays with scipy.stats.entropy.
 
@@ -16,13 +19,12 @@ Cost: `overlays` forward passes for each image.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Generator
 
 from keyhole.filters import Filter
-from keyhole.learning.overlays import mean_entropy
+from keyhole.learning.overlays import Mixing, mean_entropy
 from keyhole.parameters import Fraction, HoldoutCount
 from keyhole.types import Evidence, Images, Suspicion
 
@@ -33,7 +35,7 @@ __all__ = ["STRIP"]
 class STRIP(Filter):
     overlays: HoldoutCount = 100  # hold-out images laid over each input
     fpr: Fraction = 0.05  # share of clean images flagged, set on the rest of the hold-out
-    variant: Literal["paper", "released"] = "paper"
+    variant: Mixing = "authors"  # how two images are mixed
 
     def screen(self, evidence: Evidence, images: Images, rng: Generator) -> Suspicion:
         """Score images by the negative mean entropy of their predictions under overlays.
