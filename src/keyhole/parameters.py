@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Interval, MultipleOf
 
@@ -88,6 +88,8 @@ class Rule:
 class Checked:
     """A dataclass that refuses values outside the types of its fields; override `check` for rules across fields."""
 
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # value of `variant` -> the other fields that it sets
+
     def __post_init__(self) -> None:
         """Check every field.
 
@@ -96,6 +98,9 @@ class Checked:
             ValueError: values do not go together.
         """
         _check_values(type(self), self.parameters)
+        for name, value in self.presets.get(getattr(self, "variant", ""), {}).items():
+            if getattr(self, name) != value:
+                raise ParameterError(name, f"expected {value} with this variant, got {getattr(self, name)}")
         self.check()
 
     def check(self) -> None:
@@ -121,10 +126,13 @@ class Checked:
     def from_parameters(cls, given: Mapping[str, Any]) -> Any:
         """Make an instance from the plain values of a configuration; lists become tuples.
 
+        A variant with presets sets them, and they cannot be given other values with it.
+
         Raises:
             ParameterError: a parameter is unknown or missing, or a value is out of range.
         """
         known = rules(cls)
+        given = {**cls.presets.get(str(given.get("variant")), {}), **given}
         for name in given:
             if name not in known:
                 raise ParameterError(name, f"unknown parameter{suggestion(name, sorted(known))}{_base_hint(cls, name)}")

@@ -11,7 +11,8 @@ from keyhole.learning.crops import crop_windows
 from keyhole.learning.recipes import Recipe
 from keyhole.types import Images, Labels, Rows
 
-__all__ = ["augment", "augmented_batches", "endless_batches", "endless_rows", "epoch_rows", "unit_batches"]
+__all__ = ["augment", "augmented_batches", "endless_batches", "endless_rows", "epoch_rows", "random_crops"]
+__all__ += ["unit_batches"]
 
 
 def epoch_rows(n: int, size: int, rng: Generator) -> tuple[Rows, ...]:
@@ -64,11 +65,14 @@ def augment(x: Images, recipe: Recipe, flip: Tensor | None, rng: Generator) -> T
         x = torch.where(flip.to(x.device).view(-1, 1, 1, 1), x.flip(3), x)
     if recipe.rotation:
         x = _rotate(x, (2 * torch.rand(len(x), generator=rng) - 1) * recipe.rotation)
-    if recipe.pad:
-        offsets = torch.randint(0, 2 * recipe.pad + 1, (2, len(x)), generator=rng)
-        padded = functional.pad(x.float(), (recipe.pad,) * 4, mode=recipe.pad_mode).to(x.dtype)
-        x = crop_windows(padded, offsets.to(x.device), x.shape[2:])
-    return x
+    return random_crops(x, recipe.pad, rng, recipe.pad_mode) if recipe.pad else x
+
+
+def random_crops(x: Tensor, pad: int, rng: Generator, mode: str = "replicate") -> Tensor:
+    """Pad images by so many pixels and cut each back to its size at its own place."""
+    offsets = torch.randint(0, 2 * pad + 1, (2, len(x)), generator=rng)
+    padded = functional.pad(x.float(), (pad,) * 4, mode=mode).to(x.dtype)
+    return crop_windows(padded, offsets.to(x.device), x.shape[2:])
 
 
 def _rotate(x: Tensor, degrees: Tensor) -> Tensor:

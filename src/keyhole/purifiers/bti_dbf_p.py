@@ -5,25 +5,35 @@ of the first one back into images with clean feature maps and correct answers. F
 generator aims, through the purifier, at the class to which it sent most images in the first turn. Inputs get a little
 noise and pass through the purifier; the classifier stays as it is.
 
-Differs from the released code: The differences of `bti_dbf` apply. The purifier's feature distance is in units of the
-variance of the maps, and its output is clipped to the range of images. The code takes 5 x (400 + 600 + 600) steps of
-128 images; here, with 2,500 images, there are 3 x (390 + 312 + 312) of 32.
+Differs from the released code: The differences of `bti_dbf` apply. The purifier starts as the identity, and its output
+is clipped to the range of images. Feature distances are in units of the variance of the maps (in its own units with
+`variant: released`, as are all other values). The code takes 5 x (400 + 600 + 600) steps of 128 images; here there are
+150 + 5 x 80 + 300 and then 2 x (150 + 80 + 300) of 32.
 
 Checked against: the loss in closed form; a planted backdoor.
 """
 
-import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.nn import functional
 
-from keyhole.learning.decoupling import STD, Decoupler, Writer, build_writer, feature_gap, image_gap, stamp_some
+from keyhole.learning.decoupling import (
+    STD,
+    Decoupling,
+    Writer,
+    build_writer,
+    feature_gap,
+    image_gap,
+    stamp_some,
+    within,
+)
 from keyhole.learning.training import device_of, forward_batch
-from keyhole.parameters import Count, Fraction, Natural, NonNegative, Positive, Share, Width
+from keyhole.parameters import Count, Fraction, Natural, Positive, Share
 from keyhole.purifiers import Purifier
 from keyhole.types import Classifier, Evidence, Images, Labels, Told
 
@@ -33,22 +43,21 @@ FAR = 100  # weight of the image gap beyond its bound; within the bound the weig
 
 
 @dataclass(frozen=True, kw_only=True)
-class BTIDBFP(Purifier):
+class BTIDBFP(Decoupling, Purifier):
     told: ClassVar[frozenset[Told]] = frozenset({"holdout"})
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "released": {
+            **Decoupling.RELEASED,
+            "rounds": 5,
+            "purify_steps": 600,
+            "purified_bound": 0.05,
+            "share": 0.1,
+            "noise": 0.03,
+        }
+    }
 
-    variant: Literal["paper", "released"] = "paper"  # objective of the inversion
     rounds: Count = 3  # turns of mask, generator and purifier
-    pretrain_epochs: Natural = 1  # of the generator, once; the purifier starts as its copy
-    mask_epochs: Natural = 5
-    invert_epochs: Natural = 4  # of the generator
-    purify_epochs: Natural = 4  # of the purifier
-    batch: Count = 32  # images
-    width: Width = 16  # channels of both generators' middle maps
-    mask_rate: Positive = 0.01  # of Adam, for the mask
-    generator_rate: Positive = 1e-3  # of Adam, for both generators
-    mask_weight: NonNegative = 2.0  # weight of the mean of the mask in its loss; 0 in the paper
-    image_bound: Positive = 0.05  # mean squared difference of images of 0..1, in units of 0.2²
-    feature_bound: Positive = 1.0  # mean squared difference of kept features, in units of their variance (`released`)
+    purify_steps: Natural = 300  # of the purifier, in each turn
     purified_bound: Positive = 0.05  # like image_bound, for purified images
     share: Share = 0.1  # of a batch that carries the trigger; rounded down, plus one image
     noise: Fraction = 0.03  # standard deviation of the noise before the purifier, in units of 0.2 (pixels are in 0..1)
@@ -72,32 +81,26 @@ class BTIDBFP(Purifier):
 
     def learn(self, evidence: Evidence, rng: Generator) -> Writer:
         """Train the purifier of a network on the hold-out."""
-        decoupler = Decoupler(evidence, self.batch)
-        writer = build_writer(decoupler.images.shape[1], self.width, rng, device_of(decoupler.net))
-        decoupler.pretrain(writer, epochs=self.pretrain_epochs, rate=self.generator_rate, rng=rng)
-        purifier = copy.deepcopy(writer)
+        decoupler = self.decoupler(evidence)
+        purifier = build_writer(decoupler.images.shape[1], self.width, rng, decoupler.images.device)
+        decoupler.pretrain(purifier, steps=self.pretrain_steps, rate=self.generator_rate, rng=rng)
+        writer, reading = self.search(decoupler, rng)
+        target = int(reading.argmax())
         to_write, to_purify = (torch.optim.Adam(g.parameters(), self.generator_rate) for g in (writer, purifier))
-        bounds, target = (self.image_bound, self.feature_bound), None
-        for _ in range(self.rounds):
-            mask = decoupler.learn_mask(epochs=self.mask_epochs, rate=self.mask_rate, weight=self.mask_weight, rng=rng)
-            decoupler.invert(
-                writer,
-                to_write,
-                mask,
-                epochs=self.invert_epochs,
-                bounds=bounds,
-                variant=self.variant,
-                target=target,
-                through=nn.Identity() if target is None else purifier,
-                rng=rng,
-            )
-            if target is None:
-                target = int(decoupler.shares_sent(writer).argmax())
-            for rows in decoupler.draw_rows(self.purify_epochs, "purify", rng):
-                x = decoupler.images[rows].float().div(255)
-                purified = purifier(self._noisy(stamp_some(x, writer, self.share, rng), rng))
-                targets = decoupler.maps[rows], decoupler.labels[rows]
-                loss = purifying_loss(decoupler.net, x, purified, *targets, decoupler.variance, self.purified_bound)
+
+        def through(x: Tensor, written: Tensor) -> Tensor:
+            purified = purifier(written)
+            return within(x, purified, self.image_bound) if self.variant == "projected" else purified
+
+        for turn in range(self.rounds):
+            if turn:  # from now on it is the purified image that is bounded
+                writer.bound = None
+                mask = self.mask(decoupler, rng)
+                self.train_writer(decoupler, writer, to_write, mask, rng, target=target, through=through)
+            for batch in decoupler.draw(self.purify_steps, "purify", rng):
+                purified = purifier(self._noisy(stamp_some(batch.x, writer, self.share, rng), rng))
+                targets = batch.maps, batch.labels
+                loss = purifying_loss(decoupler.net, batch.x, purified, *targets, decoupler.unit, self.purified_bound)
                 to_purify.zero_grad()
                 loss.backward()
                 to_purify.step()
@@ -113,7 +116,7 @@ def purifying_loss(
     purified: Float[Tensor, "n c h w"],
     maps: Float[Tensor, "n d mh mw"],
     labels: Labels,
-    variance: float,
+    unit: float,
     bound: float,
 ) -> Float[Tensor, ""]:
     """Return CE with the true labels, plus the distances to the clean maps and to the clean images.
@@ -123,4 +126,4 @@ def purifying_loss(
     purified_maps = net.feature_maps(255 * purified)
     gap = image_gap(clean, purified)
     error = functional.cross_entropy(net.classify(purified_maps), labels)
-    return error + feature_gap(maps, purified_maps, variance) + (FAR if gap > bound else 1) * gap
+    return error + feature_gap(maps, purified_maps, unit) + (FAR if gap > bound else 1) * gap

@@ -186,8 +186,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("RA", "share", "accuracy of triggered rows on their true class", _MODEL, _MODEL_SHOWN),
     Column("leakage", "share", "share of triggered rows of neither a source nor a target class that get a target "
         "label (source-specific attacks)", _MODEL, "attacks", only_where_measured=True),
-    Column("ASR_natural", "share", "ASR without a backdoor: of the clean model of the same data set, model and seed, or "
-        "of the model trained again after `perfect_removal`, where there is one; the larger of the two", "attacks",
+    Column("ASR_natural", "share", "ASR without a backdoor: of the clean model of the same data set, model and seed, "
+        "or of the model trained again after `perfect_removal`, where there is one; the larger of the two", "attacks",
         "attacks", "natural ASR", after="ASR"),
     Column("CA_reference", "share", "CA of the clean model of the same data set, model and seed", "attacks", "attacks",
         "clean CA", after="CA"),
