@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from keyhole.detectors.confusion_training import ConfusionTraining
 from keyhole.learning import training
 from keyhole.learning.recipes import Recipe
 from keyhole.models import convnet
+from keyhole.parameters import ParameterError
 from keyhole.rng import stream
 from keyhole.trainers import abl
 from keyhole.trainers.abl import ABL
@@ -135,17 +137,33 @@ def by_row(method: ABL, values: list[float]) -> tuple[float, np.ndarray]:
     return found.item(), torch.autograd.grad(found, losses)[0].numpy()
 
 
-def test_local_gradient_ascent_row_by_row_and_on_the_mean():
+def test_local_gradient_ascent_is_row_by_row():
     values = [0.1, 0.45, 0.55, 3.0]
     value, gradient = by_row(ABL(), values)
     assert value == pytest.approx((-0.1 - 0.45 + 0.55 + 3) / 4)
     np.testing.assert_allclose(gradient, [-0.25, -0.25, 0.25, 0.25])
-    value, gradient = by_row(ABL(variant="released"), values)
-    assert value == pytest.approx(1.025)
-    np.testing.assert_allclose(gradient, [0.25] * 4)
-    value, gradient = by_row(ABL(variant="released"), [0.1, 0.2, 0.3, 0.4])
-    assert value == pytest.approx(-0.25)
-    np.testing.assert_allclose(gradient, [-0.25] * 4)
+
+
+def test_released_abl_has_the_released_lengths_and_no_others():
+    epochs, rows, flooded = [], [], ABL.from_parameters({"variant": "released"})
+    assert flooded.isolation == "flooding"
+    value, gradient = by_row(flooded, [0.1, 0.3])  # |.2 - .5| + .5
+    assert value == pytest.approx(0.8)
+    np.testing.assert_allclose(gradient, [-0.5, -0.5])
+    recipe = replace(RECIPE, epochs=100)
+    for method in (flooded, ABL()):
+        shares = (method.isolation_share, method.training_share, method.unlearning_share)
+        epochs.append([abl.shorten(recipe, share).epochs for share in shares])
+        images, labels = draw(100, "lengths")
+        batches = method._unlearning_batches(
+            images, labels, torch.arange(8, 100), torch.arange(8), replace(RECIPE, epochs=5), stream("b")
+        )
+        rows.append(sum(len(x) for x, _, _ in batches))
+    assert epochs[0][:2] == [10, 60]
+    assert rows[0] == 4 * 8  # passes over the isolated rows, and over nothing else
+    assert epochs[1] == [20, 60, 20]
+    with pytest.raises(ParameterError, match="isolation"):
+        ABL.from_parameters({"variant": "released", "isolation": "lga"})
 
 
 def test_flooding_turns_below_its_level():
@@ -272,7 +290,8 @@ def test_abl_isolates_and_unlearns_the_patch(variant, isolation, victim, poisone
     divided = []
     divide = ABL.divide
     monkeypatch.setattr(ABL, "divide", lambda self, losses: divided.append(divide(self, losses)) or divided[-1])
-    method = ABL(isolated=0.04, variant=variant, isolation=isolation)
+    monkeypatch.setattr(ABL, "presets", {})  # four passes over eight rows are too few to unlearn
+    method = ABL(isolated=0.04, variant=variant, isolation=isolation, unlearning_epochs=40)
     net = method.train(network(), images, labels, RECIPE, stream("abl"))
     assert truth[divided[0][1]].float().mean() > 0.8
     ca, asr = attacked(net)
@@ -282,7 +301,8 @@ def test_abl_isolates_and_unlearns_the_patch(variant, isolation, victim, poisone
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
 @pytest.mark.parametrize("rate", [0.02, 1e30])
-def test_ascent_that_harms_is_taken_back(variant, rate, victim, poisoned):
+def test_ascent_that_harms_is_taken_back(variant, rate, victim, poisoned, monkeypatch):
+    monkeypatch.setattr(ABL, "presets", {})
     images, labels, _ = poisoned
     net, kept = copy.deepcopy(victim), torch.arange(80, 800)
 

@@ -11,7 +11,7 @@ weaker threat.
 Differs from the released code: Qi et al. download the authors' networks; here the networks are small U-Nets, trained
 for minutes instead of days, beside a classifier that starts as the attacker's network of the clean set, and with
 learning rates that fall linearly. Unlike in the authors' code, the generator's gradients are cleared before each step
-(there they add up), and the diversity loss compares patterns with the distances of the very images that they belong to.
+(there they add up).
 
 Checked against: masks and losses in float64 NumPy.
 """
