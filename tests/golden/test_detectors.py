@@ -258,7 +258,7 @@ def test_the_first_holdout_row_counts_as_clean():
 # SPECTRE --------------------------------------------------------------------------------------------------------------
 
 
-def slow_filter(z, payload):
+def slow_filter(z, payload, variant="paper"):
     """Rows left, with the k^2 x k^2 matrix of fourth moments written out."""
     share, allowed, left = payload / len(z), math.floor(2 * payload), np.arange(len(z))
     while allowed > 0 and z.shape[1] > 1:
@@ -275,9 +275,10 @@ def slow_filter(z, payload):
         gap = np.abs(p - np.median(p))
         for value in np.sort(gap):
             t = value - 3
-            if t <= 10 * math.log(1 / share):
-                continue
-            if (gap >= value).mean() >= 3 * share / (t * math.log(t)) ** 2:
+            bound = 3 * share / (t * math.log(t)) ** 2 if t > 10 * math.log(1 / share) else 1
+            if variant == "released" and t > 0 and (gap <= value).mean() >= bound:
+                break
+            if variant == "paper" and bound < 1 and (gap >= value).mean() >= bound:
                 break
         else:
             break
@@ -327,6 +328,27 @@ def test_robust_filter_equals_the_dense_one_and_drops_the_far_rows():
         assert torch.nonzero(kept).squeeze(1).tolist() == slow_filter(z[:, :k], 24.0).tolist()
         assert not kept[24:29].any()
         assert (~kept).sum() <= 48
+
+
+@pytest.mark.parametrize(("variant", "kept"), [("paper", 1999), ("released", 1988)])
+def test_robust_filter_of_a_heavy_tail_stops_or_goes_on(variant, kept):
+    z = np.random.default_rng(0).laplace(size=(2000, 4))
+    z -= z.mean(0)
+    found = spectre.robust_rows(torch.from_numpy(z), 60.0, variant)
+    assert found.sum() == kept
+    assert torch.nonzero(found).squeeze(1).tolist() == slow_filter(z, 60.0, variant).tolist()
+
+
+def test_released_spectre_filters_as_released():
+    evidence = noise(2000, 1)
+    evidence.latents["penultimate"][:] = torch.from_numpy(np.random.default_rng(0).laplace(size=(2000, 4)))
+    paper, released = (
+        Spectre(assumed_rate=0.03, **given).detect(evidence, rng.stream()) for given in ({}, {"variant": "released"})
+    )
+    x = evidence.latents["penultimate"].double()
+    _, expected = spectre.class_scores(x, 60.0, 64, 4.0, "released")
+    torch.testing.assert_close(released.scores, expected.float())
+    assert not torch.equal(released.scores, paper.scores)
 
 
 def test_robust_filter_drops_at_most_twice_the_payload():

@@ -9,13 +9,20 @@ as in Qi et al. 2023. Rows are centered on the plain mean of their class, as in 
 Differs from the released code: That code is told the payload's rows and class. Here only the class with the largest
 statistic is cleaned, and the assumed payload has the caps of Qi et al. 2023. Tied scores do not widen the budget. A
 class of few rows uses fewer dimensions. The exponential is that of the matrix; the Python ports apply it to each
-element, which is another method.
+element, which is another method. In the robust filter, a gap
+is far out if the share of rows at or beyond it is larger than a Gaussian's tail (as in the Matlab code of Diakonikolas
+et al.); the released Julia code, which Qi et al. ran, takes the share of rows up to it. That share is 1 for the
+outermost row, so where this filter stops for lack of a heavy tail that one goes on, and drops the outermost rows round
+after round. `variant="released"` does the same.
 
 Checked against: a NumPy version with dense fourth moments, and the budgets of Qi et al. 2023, table 1.
+
+Cost: on heavy tails, `released` takes several times as many rounds of the filter.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -40,6 +47,7 @@ class Spectre(Detector):
     assumed_rate: RateGuess = 0.01  # payload rows / all training rows
     dims: Count = 64  # principal components, at most; the first 1, 4, 9, ... of them are tried
     alpha: Positive = 4.0  # sharpness of the QUE score
+    variant: Literal["paper", "released"] = "paper"  # from which side the robust filter counts its tail
 
     def detect(self, evidence: Evidence, rng: Generator) -> Suspicion:
         """Score rows within their class and flag 1.5 times the assumed payload in the most anomalous class."""
@@ -49,7 +57,7 @@ class Spectre(Detector):
         largest = -math.inf
         for _, rows, x in latents_by_class(latents, evidence.labels):
             payload = assumed_payload(self.assumed_rate, len(scores), len(rows))
-            statistic, tau = class_scores(x, payload, self.dims, self.alpha)
+            statistic, tau = class_scores(x, payload, self.dims, self.alpha, self.variant)
             scores[rows] = tau.float()
             if statistic > largest:
                 largest = statistic
@@ -69,7 +77,9 @@ def budget(payload: float) -> int:
     return math.floor(1.5 * payload + 1e-6)
 
 
-def class_scores(x: Float[Tensor, "c d"], payload: float, dims: int, alpha: float) -> tuple[float, Float[Tensor, " c"]]:
+def class_scores(
+    x: Float[Tensor, "c d"], payload: float, dims: int, alpha: float, variant: str = "paper"
+) -> tuple[float, Float[Tensor, " c"]]:
     """Return the largest QUE statistic over the numbers of dimensions, and the row scores that belong to it.
 
     For each number of dimensions the suspects are set aside, and all rows are whitened by the covariance of the rest.
@@ -80,7 +90,7 @@ def class_scores(x: Float[Tensor, "c d"], payload: float, dims: int, alpha: floa
     z = (x - x.mean(0)) @ principal_axes(x, min(dims, (len(x) - removed) // 2))
     best, scores = -math.inf, torch.zeros_like(x[:, 0])
     for k in (j * j for j in range(1, math.isqrt(z.shape[1]) + 1)):
-        tau = que_scores(z[:, :k], payload, alpha)
+        tau = que_scores(z[:, :k], payload, alpha, variant)
         white = whiten(z, z[~highest(tau, removed)])
         weights, values, _ = que(white, alpha)
         statistic = float(weights @ values)
@@ -89,9 +99,9 @@ def class_scores(x: Float[Tensor, "c d"], payload: float, dims: int, alpha: floa
     return best, scores
 
 
-def que_scores(z: Float[Tensor, "c k"], payload: float, alpha: float) -> Float[Tensor, " c"]:
+def que_scores(z: Float[Tensor, "c k"], payload: float, alpha: float, variant: str = "paper") -> Float[Tensor, " c"]:
     """Return the quantum entropy scores x'Mx / tr M of rows whitened by the robust covariance (Hayase et al.)."""
-    white = whiten(z, z[robust_rows(z, payload)])
+    white = whiten(z, z[robust_rows(z, payload, variant)])
     weights, _, vectors = que(white, alpha)
     return (white @ vectors).square() @ weights
 
@@ -119,7 +129,7 @@ def inverse_root(covariance: Float[Tensor, "k k"], floor: float) -> Float[Tensor
     return vectors / values.clamp(min=floor).sqrt()
 
 
-def robust_rows(z: Float[Tensor, "c k"], payload: float) -> Bool[Tensor, " c"]:
+def robust_rows(z: Float[Tensor, "c k"], payload: float, variant: str = "paper") -> Bool[Tensor, " c"]:
     """Mark the rows that the robust covariance filter (Diakonikolas et al. 2017) keeps.
 
     It drops at most twice the assumed number of payload rows.
@@ -127,7 +137,7 @@ def robust_rows(z: Float[Tensor, "c k"], payload: float) -> Bool[Tensor, " c"]:
     left = torch.arange(len(z), device=z.device)
     may_drop = math.floor(2 * payload + 1e-6)
     while z.shape[1] > 1 and may_drop > 0:
-        far, order = filter_step(z[left], payload / len(z))
+        far, order = filter_step(z[left], payload / len(z), variant)
         if not far.any():
             break
         count = min(int(far.sum()), may_drop)
@@ -136,7 +146,9 @@ def robust_rows(z: Float[Tensor, "c k"], payload: float) -> Bool[Tensor, " c"]:
     return torch.zeros(len(z), dtype=torch.bool, device=z.device).index_fill_(0, left, True)
 
 
-def filter_step(z: Float[Tensor, "c k"], share: float) -> tuple[Bool[Tensor, " c"], Float[Tensor, " c"]]:
+def filter_step(
+    z: Float[Tensor, "c k"], share: float, variant: str = "paper"
+) -> tuple[Bool[Tensor, " c"], Float[Tensor, " c"]]:
     """Return which rows to drop, and the values that rank them (Diakonikolas et al. 2017, unknown covariance).
 
     If a quadratic polynomial of the whitened rows varies more than it would for a Gaussian of which `share` of the rows
@@ -157,9 +169,13 @@ def filter_step(z: Float[Tensor, "c k"], share: float) -> tuple[Bool[Tensor, " c
     gap = (p - p.quantile(0.5)).abs()
     ascending = gap.sort().values
     cut = ascending - 3
-    beyond = torch.arange(n, 0, -1, device=z.device) / n  # share of rows at or beyond each gap
     tail = 3 * share / (cut * cut.clamp(min=1.1).log()).square()
-    heavy = (cut > C * log_share) & (beyond >= tail)
+    beyond_cut = cut > C * log_share
+    rank = torch.arange(1, n + 1, device=z.device)
+    if variant == "paper":  # the share of rows at or beyond each gap
+        heavy = beyond_cut & ((n + 1 - rank) / n >= tail)
+    else:  # the share of rows up to it, against a tail that is 1 nearer to the center
+        heavy = (cut > 0) & (rank / n >= torch.where(beyond_cut, tail, 1))
     if not heavy.any():
         return far, gap
     return gap > cut[heavy][0], gap
