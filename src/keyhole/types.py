@@ -7,7 +7,7 @@ into floats.
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -140,6 +140,7 @@ class Suspicion:
 
     scores: Float[Tensor, " n"]  # higher = more suspicious
     flagged: Bool[Tensor, " n"]  # by the rule that the method's authors published
+    remarks: Mapping[str, float] = field(default_factory=dict)  # columns of a detector's card on how it decided
 
 
 @dataclass(frozen=True)

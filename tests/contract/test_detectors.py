@@ -162,7 +162,7 @@ def test_random_rows_called_payload_rank_by_chance(name):
 def test_a_clean_set_is_left_mostly_alone(name):
     evidence, truth = blobs(2, 0)
     flagged = load(name, torch.zeros_like(truth)).detect(evidence, rng.stream(name)).flagged
-    assert flagged.float().mean() < 0.1
+    assert flagged.float().mean() < 0.15  # STRIP flags a tenth of clean rows by construction
     if name in ("activation_clustering", "scan", "perfect_removal"):  # those that need not flag a fixed number
         assert not flagged.any()
 

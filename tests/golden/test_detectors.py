@@ -103,6 +103,41 @@ def test_budget_survives_rounding_and_stops_at_half_a_class():
     assert class_budget(0.1, 50_000, 1) == 0
 
 
+@pytest.mark.parametrize("detector", [SpectralSignatures, RandomRemoval])
+@pytest.mark.parametrize(("rate", "capped"), [(0.03, 0.0), (1 / 30, 0.0), (0.034, 1.0)])
+def test_the_cap_of_ten_equal_classes_binds_above_a_thirtieth(detector, rate, capped):
+    found = detector(assumed_rate=rate).detect(noise(3000, 10), rng.stream())
+    assert found.remarks == {"classes_capped": capped}
+    assert (found.flagged.sum() == 1500) == (rate >= 1 / 30)
+
+
+def test_a_cap_that_binds_in_one_class_of_four_says_so():
+    labels = np.repeat(np.arange(4), [400, 400, 400, 100])
+    g = np.random.default_rng(0)
+    evidence = evidence_of(g.normal(size=(1300, 4)), labels, g.normal(size=(8, 4)), np.arange(8) % 4)
+    assert SpectralSignatures(assumed_rate=0.05).detect(evidence, rng.stream()).remarks == {"classes_capped": 0.25}
+
+
+def test_spectre_says_when_its_class_is_half_flagged():
+    assert Spectre(assumed_rate=0.01, dims=4).detect(noise(3000, 5), rng.stream()).remarks == {"classes_capped": 0.0}
+    found = Spectre(assumed_rate=0.2, dims=4).detect(noise(3000, 5), rng.stream())
+    assert found.remarks == {"classes_capped": 1.0}
+    assert found.flagged.sum() == 297  # .495 of 600
+
+
+def test_activation_clustering_says_how_near_its_threshold_it_was():
+    x = np.zeros((400, 2))
+    x[:70, 0] = 10  # 35 % of class 0
+    x[200:230, 0] = 10  # 15 % of class 1
+    x += 0.01 * np.random.default_rng(0).normal(size=x.shape)
+    evidence = evidence_of(x, np.repeat([0, 1], 200), x[:4], np.zeros(4, dtype=np.int64))
+    margins = [
+        ActivationClustering(size_threshold=t).detect(evidence, rng.stream()).remarks["size_margin"]
+        for t in (0.36, 0.3)
+    ]
+    assert margins == pytest.approx([0.01, 0.05])
+
+
 def test_flags_follow_the_assumed_rate_not_the_truth():
     evidence, _, _, _, rows = contaminated(payload=20)
     n = len(evidence.labels)

@@ -71,6 +71,8 @@ def test_the_clean_reference_is_no_failed_attack():
         ({"TPR": 1.0, "FPR": 1.0}, ["all_flagged"]),
         ({"TPR": math.nan, "FPR": 0.0}, []),  # silence on a clean set is right
         ({"TPR": math.nan, "FPR": 1.0}, ["all_flagged"]),
+        ({"classes_capped": 0.1}, ["budget_capped"]),
+        ({"classes_capped": 0.0}, []),
         ({"non_finite_scores": 1}, ["nan_latents"]),
         ({"told": "holdout+poison_rate"}, ["threshold_saw_truth"]),
         ({"told": ["target_class"]}, ["threshold_saw_truth"]),

@@ -8,6 +8,9 @@ relative size is used, as Qi et al. 2023 run it (their silhouette test is commen
 row; here it is the row's place between the two centers (1 at the center of the smaller cluster, -1 at the other one)
 times 1 - 2 (share of the smaller cluster), so that rows of evenly split classes rank in the middle.
 
+The smaller cluster of a class is flagged wholly or not at all: where its share lies within about 0.01 of the threshold,
+the start of k-means decides over a third of a class. `size_margin` in the row is the least such distance.
+
 Checked against: scikit-learn's PCA and KMeans.
 """
 
@@ -38,6 +41,7 @@ class ActivationClustering(Detector):
         latents = level_latents(evidence, self.level)
         scores = torch.zeros(len(latents), device=latents.device)
         flagged = torch.zeros_like(scores, dtype=torch.bool)
+        margins = []
         for _, rows, x in latents_by_class(latents, evidence.labels):
             seed = streams.integer(rng)
             z = (x - x.mean(0)) @ principal_axes(x, self.dims)
@@ -51,4 +55,5 @@ class ActivationClustering(Detector):
             place = nearness(z, ordinary, suspect) / (suspect - ordinary).square().sum()
             scores[rows] = (place * (1 - 2 * share)).float()
             flagged[rows] = small & (share < self.size_threshold)
-        return Suspicion(scores, flagged)
+            margins.append(abs(share - self.size_threshold))
+        return Suspicion(scores, flagged, {"size_margin": min(margins)} if margins else {})

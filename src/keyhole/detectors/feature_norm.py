@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Generator
 
 from keyhole.detectors import Detector
-from keyhole.detectors._budget import class_budget, highest
+from keyhole.detectors._budget import capped, class_budget, highest
 from keyhole.detectors._latents import level_latents
 from keyhole.parameters import Level, RateGuess
 from keyhole.types import Evidence, Suspicion
@@ -26,4 +26,6 @@ class FeatureNorm(Detector):
     def detect(self, evidence: Evidence, rng: Generator) -> Suspicion:
         """Flag the rows of the whole training set with the longest latents."""
         scores = level_latents(evidence, self.level).norm(dim=1)
-        return Suspicion(scores, highest(scores, class_budget(self.assumed_rate, len(scores), len(scores))))
+        n = len(scores)
+        flagged = highest(scores, class_budget(self.assumed_rate, n, n))
+        return Suspicion(scores, flagged, capped(self.assumed_rate, n, [n]))

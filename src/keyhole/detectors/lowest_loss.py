@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Generator
 
 from keyhole.detectors import Detector
-from keyhole.detectors._budget import class_budget, highest
+from keyhole.detectors._budget import capped, class_budget, highest
 from keyhole.detectors._log_odds import log_odds
 from keyhole.learning import training
 from keyhole.parameters import RateGuess
@@ -31,4 +31,6 @@ class LowestLoss(Detector):
     def detect(self, evidence: Evidence, rng: Generator) -> Suspicion:
         """Flag the rows of the whole training set with the lowest loss."""
         scores = log_odds(training.logits(evidence.frozen(), evidence.images), evidence.labels)
-        return Suspicion(scores, highest(scores, class_budget(self.assumed_rate, len(scores), len(scores))))
+        n = len(scores)
+        flagged = highest(scores, class_budget(self.assumed_rate, n, n))
+        return Suspicion(scores, flagged, capped(self.assumed_rate, n, [n]))

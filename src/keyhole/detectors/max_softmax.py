@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Generator
 
 from keyhole.detectors import Detector
-from keyhole.detectors._budget import class_budget, highest
+from keyhole.detectors._budget import capped, class_budget, highest
 from keyhole.detectors._log_odds import log_odds
 from keyhole.learning import training
 from keyhole.parameters import RateGuess
@@ -33,4 +33,6 @@ class MaxSoftmax(Detector):
         """Flag the rows of the whole training set that the victim is surest of, whatever their label."""
         logits = training.logits(evidence.frozen(), evidence.images)
         scores = log_odds(logits, logits.argmax(1))
-        return Suspicion(scores, highest(scores, class_budget(self.assumed_rate, len(scores), len(scores))))
+        n = len(scores)
+        flagged = highest(scores, class_budget(self.assumed_rate, n, n))
+        return Suspicion(scores, flagged, capped(self.assumed_rate, n, [n]))

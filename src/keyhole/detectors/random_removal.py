@@ -12,7 +12,7 @@ import torch
 from torch import Generator
 
 from keyhole.detectors import Detector
-from keyhole.detectors._budget import class_budget, highest
+from keyhole.detectors._budget import capped, class_budget, highest
 from keyhole.parameters import RateGuess
 from keyhole.types import Evidence, Suspicion
 
@@ -33,4 +33,5 @@ class RandomRemoval(Detector):
         for label in labels.unique():
             rows = torch.nonzero(labels == label).squeeze(1)
             flagged[rows] = highest(scores[rows], class_budget(self.assumed_rate, len(labels), len(rows)))
-        return Suspicion(scores, flagged)
+        sizes = labels.unique(return_counts=True)[1].tolist()
+        return Suspicion(scores, flagged, capped(self.assumed_rate, len(labels), sizes))

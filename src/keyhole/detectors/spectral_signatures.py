@@ -3,8 +3,10 @@
 Idea: Payload rows shift the mean of their class, so they lie far out along its first principal axis. The score is the
 squared projection on that axis; the highest scores of every class are flagged.
 
-Differs from the paper: At most half of a class is flagged (Qi et al. 2023). The assumed number of payload rows is that
-of the whole training set, not of each class.
+Differs from the paper: The assumed number of payload rows is that of the whole training set, and 1.5 times as many rows
+are flagged in every class, at most half of it, as in Qi et al. 2023 (the paper: 1.5 times the payload of the class). So
+for k equal classes the cap binds from a rate of 1 / (3 k) on, and TPR and FPR are then near one half by construction;
+the flag `budget_capped` marks such rows.
 
 Differs from the released code: That code scores |h v| with h not centered; `variant="released"` does the same.
 
@@ -19,7 +21,7 @@ from torch import Generator
 
 from keyhole.detectors import Detector
 from keyhole.detectors._axes import principal_axes
-from keyhole.detectors._budget import class_budget, highest
+from keyhole.detectors._budget import capped, class_budget, highest
 from keyhole.detectors._latents import latents_by_class, level_latents
 from keyhole.parameters import Level, RateGuess
 from keyhole.types import Evidence, Suspicion
@@ -43,4 +45,5 @@ class SpectralSignatures(Detector):
             tau = ((x - x.mean(0)) @ axis).square().sum(1) if self.variant == "paper" else (x @ axis).abs().sum(1)
             scores[rows] = tau.float()
             flagged[rows] = highest(tau, class_budget(self.assumed_rate, len(scores), len(rows)))
-        return Suspicion(scores, flagged)
+        sizes = evidence.labels.unique(return_counts=True)[1].tolist()
+        return Suspicion(scores, flagged, capped(self.assumed_rate, len(scores), sizes))

@@ -54,7 +54,7 @@ class Spectre(Detector):
         latents = level_latents(evidence, self.level)
         scores = torch.zeros(len(latents), device=latents.device)
         flagged = torch.zeros_like(scores, dtype=torch.bool)
-        largest = -math.inf
+        largest, remarks = -math.inf, {}
         for _, rows, x in latents_by_class(latents, evidence.labels):
             payload = assumed_payload(self.assumed_rate, len(scores), len(rows))
             statistic, tau = class_scores(x, payload, self.dims, self.alpha, self.variant)
@@ -63,7 +63,8 @@ class Spectre(Detector):
                 largest = statistic
                 flagged.zero_()
                 flagged[rows] = highest(tau, budget(payload))
-        return Suspicion(scores, flagged)
+                remarks = {"classes_capped": float(1.5 * self.assumed_rate * len(scores) > len(rows) / 2)}
+        return Suspicion(scores, flagged, remarks)
 
 
 def assumed_payload(rate: float, n: int, size: int) -> float:

@@ -119,6 +119,11 @@ COLUMNS: tuple[Column, ...] = (
     _mean("realised_poison_rate", "share", "payload rows / all training rows", "attacks"),
     _mean("cover_rate", "share", "cover rows / all training rows", "attacks"),
     # decisions and rankings
+    _mean("classes_capped", "share", "classes of which the detector would flag more than half, which is its cap; above "
+        "0 raises the flag `budget_capped`", "detection"),
+    _mean("size_margin", "share", "`activation_clustering`: least distance of a class's smaller cluster from the size "
+        "threshold, as a share of the class; below about 0.01 another start of k-means may flag or spare that class",
+        "detection"),
     _mean("prevalence", "share", "payload rows / all rows", "detection"),
     _mean("removed", "number", "rows flagged", "detection"),
     _mean("screened_clean", "count", "clean inputs that the filter judged", "test_time"),

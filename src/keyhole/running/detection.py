@@ -9,7 +9,7 @@ from keyhole import artifacts, rng
 from keyhole.running.inputs import limit_holdout
 from keyhole.running.passes import attempt_and_count
 from keyhole.running.setup import instantiate
-from keyhole.types import Evidence, Poisoned
+from keyhole.types import Evidence, Poisoned, Suspicion
 
 __all__ = ["Case", "detect", "digest_files", "read_truth"]
 
@@ -53,4 +53,6 @@ def detect(path: str, case: Case, label: str, entry: str, code: str) -> None:
     stream = rng.stream("detect", case.dataset, case.seed, label)
     outcome = attempt_and_count(detector.detect, limit_holdout(case.evidence, detector, entry), stream)
     facts = {**described, "looks_at": detector.looks_at, "made_from": made_from, "code": code, **outcome.facts}
-    artifacts.save(path, outcome.value or {}, facts)
+    answer: Suspicion | None = outcome.value
+    tensors = {"scores": answer.scores, "flagged": answer.flagged} if answer else {}
+    artifacts.save(path, tensors, {**facts, **(answer.remarks if answer else {})})

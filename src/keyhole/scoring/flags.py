@@ -126,6 +126,15 @@ FLAGS: dict[str, Flag] = {
         "A TPR of 1 costs nothing at an FPR of 1.",
         "Read AUROC for the ranking; check the threshold's calibration.",
     ),
+    "budget_capped": Flag(
+        ("detection",),
+        lambda card: _number(card, "classes_capped") > 0,
+        "1.5 × the assumed payload, the rows to flag in a class, are more than half of it, the cap (`classes_capped`; "
+        "`spectre` has a lower cap).",
+        "The cap decides how many rows are flagged. With half of every class flagged, TPR and FPR are near one "
+        "half whatever the scores are.",
+        "Read AUROC and TPR_at_1%; compare decisions at rates below 1 / (3 × classes).",
+    ),
     "nan_latents": Flag(
         ("separability", "detection", "inversion", "screening"),
         _nan_latents,
