@@ -221,6 +221,25 @@ def test_filters_and_purifiers_are_two_groups(cards, tmp_path):
     assert "| no_defense |" in purifiers
 
 
+def test_tables_and_page_have_tpr_at_equal_fpr(cards, tmp_path):
+    """Methods set their thresholds at different false positive rates, so TPR / FPR cannot be compared across rows."""
+    at = {"TPR_at_1%": 0.31, "TPR_at_5%": 0.62}
+    cards = changed(cards, {"defense": "scan"}, **at)
+    cards += [defense("filter", "strip", "badnets", 0.003, seed, TPR=0.9, FPR=0.1, **at) for seed in SEEDS]
+    made = tables.tabulate(frame(cards))
+    made.write(tmp_path)
+    for name, method in (("detection", "scan"), ("test_time", "strip")):
+        text = (tmp_path / f"{name}.md").read_text()
+        assert "| TPR_at_1% |" in text
+        assert "| TPR_at_5% |" in text
+        (line, *_) = [line for line in text.splitlines() if f"| {method} |" in line and "badnets" in line]
+        assert "| 31.0 ± 0.0 |" in line
+        assert "| 62.0 ± 0.0 |" in line
+    for heading, method in (("Detectors: TPR at 1 / 5 % FPR", "scan"), ("Filters: TPR at 1 / 5 % FPR", "strip")):
+        below = made.summary.split(heading)[1].splitlines()[1:]
+        assert next(line for line in below if line.startswith(f"  {method}")).count(" 31.0/ 62.0") >= 1
+
+
 def test_yes_or_no_answers_are_counted(cards, tmp_path):
     cards += [defense("inverter", "pixel", "badnets", 0.003, seed, found=float(seed > 0)) for seed in SEEDS]
     made = tables.tabulate(frame(cards))

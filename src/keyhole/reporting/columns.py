@@ -54,14 +54,18 @@ def _compared(name: str, meaning: str, shown: str = "", after: str = "", marks: 
 
 
 def _at(percent: str, tables: str, shown: str = "") -> list[Column]:
-    """Make the records of TPR and FPR at a threshold that is set by false positives."""
+    """Make the records of TPR and FPR at a threshold that is set by false positives.
+
+    Args:
+        shown: the sections that show the TPR. Filters also show the FPR, since theirs is not the one asked for.
+    """
     meaning = (
         "in `detection`, the TPR at the lowest threshold whose FPR is at most p percent, and that FPR; in `test_time`, "
         "both as measured at the threshold that p percent of hold-out scores exceed"
     )
     return [
-        Column(f"{rate}_at_{percent}%", "share", meaning, tables, shown, legend=f"{rate}_at_<p>%")
-        for rate in ("TPR", "FPR")
+        Column(f"{rate}_at_{percent}%", "share", meaning, tables, where, legend=f"{rate}_at_<p>%")
+        for rate, where in (("TPR", shown), ("FPR", "filters" if "filters" in shown else ""))
     ]
 
 
@@ -144,8 +148,8 @@ COLUMNS: tuple[Column, ...] = (
         "AUROC in target"),
     Column("AUPRC_target", "ratio", "AUPRC among rows with the target label", "detection"),
     *_at("0.1", "detection"),
-    *_at("1", _DECIDED, "filters"),
-    *_at("5", _DECIDED, "filters"),
+    *_at("1", _DECIDED, _DECIDED_SHOWN),
+    *_at("5", _DECIDED, _DECIDED_SHOWN),
     _successful("TPR", "share", "filters", "TPR of successful"),
     _successful("precision", "share"),
     _successful("F1", "share"),
