@@ -239,6 +239,11 @@ def test_a_batch_without_one_of_the_groups_has_no_penalty_and_leaves_none_behind
     assert float(training.part.penalty(net.levels(full.images), full).detach()) == before
 
 
+def test_the_default_base_of_mmd_is_as_faint_as_in_the_released_code():
+    assert registry.load("attacks", "mmd").base["alpha"] == 0.1
+    assert registry.load("attacks", "mmd", {"base": "blended"}).base["alpha"] == 0.2
+
+
 def test_unknown_levels_are_refused_with_the_choices():
     with pytest.raises(ValueError, match="levels: expected all, last, or some of stem, group1"):
         Training("mmd", {"levels": ["conv5"]})

@@ -1,8 +1,9 @@
 """Adap-K-Way (Qi et al., 2023, https://openreview.net/forum?id=_wSHsgrVali): single pixels, all of them at test time.
 
 Idea: each planted row has one of four pixels overwritten: in ascending row order, the first quarter of the payload has
-the first pixel, and so on. There are as many cover rows, treated alike, which keep their label. At test time all four
-pixels are set. The authors print no result for this attack.
+the first pixel, and so on (of fewer than 16 rows, which quarter gets which pixel is drawn). There are as many cover
+rows, treated alike, which keep their label. At test time all four pixels are set. The authors print no result for this
+attack.
 
 Differs from the released code: rows of the target class are not drawn (see `Attack`). On images that are not 32 x 32,
 the pixels keep their relative place and remain single pixels; in gray images they have the brightness of their color.

@@ -1,8 +1,8 @@
 """Adap-Patch (Qi et al., 2023, https://openreview.net/forum?id=_wSHsgrVali): patches that leave no latent cluster.
 
 Idea: each planted row gets one of four faint patches: in ascending row order, the first quarter of the payload gets the
-first patch, and so on. There are twice as many cover rows, treated alike, which keep their label. At test time two
-patches are put on together, opaque.
+first patch, and so on (of fewer than 16 rows, which quarter gets which patch is drawn). There are twice as many cover
+rows, treated alike, which keep their label. At test time two patches are put on together, opaque.
 
 Differs from the released code: this module draws the patches, with the place and size of the authors' patches (which
 can be given as a folder); rows of the target class are not drawn (see `Attack`). For GTSRB the authors use

@@ -7,7 +7,8 @@ the class that they are trained to answer with; these means follow the batches w
 
 Differs from the released code: any base can be wrapped (code: a 6 x 6 patch of noise); the means start at those of the
 first batch (code: at zero, which first pulls latents to the origin); payload never comes from the target class; rows
-are drawn in every batch.
+are drawn in every batch; the share of pixels left out is rounded to the nearest number (code: down; the same for its
+patch, 7 of 36, and 2 instead of 1 of 9 for a 3 x 3 patch).
 
 Checked against: pixel counts of thinned triggers; the center loss in float64.
 """

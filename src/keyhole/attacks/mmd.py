@@ -1,10 +1,11 @@
 """SDRM, later ML-MMDR (Xia et al., 2021, https://arxiv.org/abs/2111.05077): training that hides a backdoor in latents.
 
-Idea: training control that wraps any attack not bound to rows (`base`). The loss of each batch is the cross-entropy
-plus `weight` times the sum, over levels, of the squared maximum mean discrepancy between clean rows of the target class
-and payload. The kernel is a sum of five Gaussians, biased (the diagonal counts), with a bandwidth from the batch that
-gets no gradient. Rows of other classes have no part in it. `levels` is `all` (SDRM: the last three maps), `last` (the
-paper's variant with one level), or names. `weight: 0` is the same training without the regularizer.
+Idea: training control that wraps any attack not bound to rows (`base`; by default Blended at opacity 0.1, as in the
+released code). The loss of each batch is the cross-entropy plus `weight` times the sum, over levels, of the squared
+maximum mean discrepancy between clean rows of the target class and payload. The kernel is a sum of five Gaussians,
+biased (the diagonal counts), with a bandwidth from the batch that gets no gradient. Rows of other classes have no part
+in it. `levels` is `all` (SDRM: the last three maps), `last` (the paper's variant with one level), or names. `weight: 0`
+is the same training without the regularizer.
 
 Differs from the paper: which levels it uses in networks other than VGG-11 is not known; here the last three before the
 average over pixels, which are the paper's in VGG-11. If a label map has several targets, the term is the mean over
@@ -18,7 +19,7 @@ a share of all rows (code: a tenth of the rows of other classes); the grid decid
 Checked against: a double loop in float64.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Literal
 
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from keyhole.attacks._training_control import Part, PoisonedBatch, TrainingRun, TrainingWrapper
 from keyhole.learning.discrepancy import biased_mmd
-from keyhole.parameters import Level, NonNegative, ParameterError
+from keyhole.parameters import Level, NonNegative, ParameterError, Wrapped
 from keyhole.types import Classifier
 
 __all__ = ["MMD"]
@@ -39,6 +40,7 @@ FEWEST = 2  # rows of a group, since a single row has no spread
 
 @dataclass(frozen=True, kw_only=True)
 class MMD(TrainingWrapper):
+    base: Wrapped = field(default_factory=lambda: {"method": "blended", "alpha": 0.1})
     weight: NonNegative = 0.1  # lambda
     levels: Literal["all", "last"] | tuple[Level, ...] = "all"
     scale_free: bool = False  # let the gradient pass through the bandwidth

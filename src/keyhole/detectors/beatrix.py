@@ -11,7 +11,10 @@ code. Rows are flagged in every class, as BackdoorBench does (chosen on victims 
 
 Differs from the released code: Classes are given by labels, not by predictions. Only an unusually high test statistic
 is an alarm. The divisor of an excess is at least a hundredth of the power's mean bound; in the released code it is at
-least 1e-6, whatever the scale. Channels that do not vary are left out.
+least 1e-6, whatever the scale. Channels that do not vary are left out. The mean over the c (c + 1) / 2 entries is
+divided by that number (there by c^2 / 2, which scales scores and threshold alike). Every fifth clean image is in the
+same fold (there folds are fifths in a row), so thresholds differ for the same images and not on average, since
+their order is random.
 
 Checked against: a float64 NumPy version that loops over rows, entries and powers.
 """

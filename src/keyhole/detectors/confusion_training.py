@@ -10,7 +10,8 @@ number of classes, as in the latest version of the released code.
 
 Differs from the released code: Frozen filters and the normalization of pixels stay, since clean images gave them. The
 ridge on a covariance is on its diagonal and relative to the class. A class keeps at least two rows. The defaults are
-the released schedule for CIFAR-10; the one for GTSRB has `penalties` 20 and `learning_rates` 0.001 in every round.
+the released schedule for CIFAR-10; the one for GTSRB has `penalties` 20 and `learning_rates` 0.001 in every round, and
+suspicious rows in one of 2, 2, 4, 8, 8 and 2 batches of its rounds, where `every` is one number for all.
 `start="victim"` begins with the given network's weights, which makes the first pretraining unnecessary.
 
 Checked against: the loss and its weights in float64 NumPy, scipy.stats.multivariate_normal, and a planted patch.

@@ -8,7 +8,9 @@ Differs from the paper: If a class has fewer than two hold-out images, or all th
 are those of the whole hold-out.
 
 Differs from the released code: That code adds noise to the inputs, and its multiples 1 to 11 include 1, which always
-keeps the label.
+keeps the label. BackdoorBox's `data_limited` has one mean and one sample deviation for all classes, and counts how many
+multiples have the true label; here they are of the predicted class, with the population's deviation, and of multiples
+that keep the prediction.
 
 Checked against: a loop over images and scales in float64.
 
