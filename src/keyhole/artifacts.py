@@ -43,11 +43,11 @@ def _umask() -> int:
 
 
 def save(path: str | Path, record: Any, facts: Facts | None = None) -> None:
-    """Write a dataclass of tensors, or a mapping from names to tensors, with its facts."""
+    """Write the tensors of a dataclass, or a mapping from names to tensors, with its facts."""
     from safetensors.torch import save_file
 
-    tensors = {f.name: getattr(record, f.name) for f in fields(record)} if is_dataclass(record) else dict(record)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    held = {f.name: getattr(record, f.name) for f in fields(record)} if is_dataclass(record) else dict(record)
+    tensors = {k: value.detach().cpu().contiguous() for k, value in held.items() if not isinstance(value, Mapping)}
     with atomic(path) as part:
         save_file(tensors, part, {"facts": json.dumps(dict(facts or {}))})
 

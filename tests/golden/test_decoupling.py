@@ -273,7 +273,7 @@ def test_noise_on_neurons_wakes_the_planted_class():
     found = method.invert(evidence(20), stream("ban"))
     assert found.flagged.tolist() == [k == TARGET for k in range(CLASSES)]
     assert found.stamp is None
-    assert not method.invert(evidence(0), stream("ban")).flagged.any()
+    assert method.invert(evidence(0), stream("ban")).anomaly[TARGET] < 0.1
 
 
 # --- What the two defenses and BAN minimize

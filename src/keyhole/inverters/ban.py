@@ -10,9 +10,9 @@ to 0. Masks of several weights are learned, and the one that decouples best on t
 (`learning.decoupling`), with the network's own answers as labels. Only images of other classes are counted. As in the
 code, a noise starts at random, is learned on one batch and reaches up to 2 epsilon.
 
-The verdict is our own; the code prints a histogram. The features outside the mask point to some class even without
-noise, in clean networks too, and a single noise can wake any class, so the anomaly of a class is the share of the other
-classes' images that go there with noise minus that without, averaged over several noises.
+The verdict is our own; the code prints a histogram. The anomaly of a class is the share of the other classes' images
+that go there, averaged over several noises, since a single one can wake any class. Clean networks may be flagged: their
+features outside the mask can point to one class even without noise.
 
 Checked against: a step on the noise by hand; a planted neuron.
 """
@@ -74,7 +74,7 @@ class BAN(Inverter):
             for _ in tqdm(range(self.noises), desc="ban", disable=None)
         ]
         device, shape = evidence.holdout_images.device, evidence.holdout_images.shape[2:]
-        anomaly = (torch.stack(woken).mean(0) - shares(net, others, decoupler)).to(device)
+        anomaly = torch.stack(woken).mean(0).to(device)
         return Inversion(torch.ones(len(anomaly), *shape, device=device), anomaly, anomaly > self.threshold, None)
 
     def _climb(

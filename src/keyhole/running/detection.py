@@ -54,5 +54,4 @@ def detect(path: str, case: Case, label: str, entry: str, code: str) -> None:
     outcome = attempt_and_count(detector.detect, limit_holdout(case.evidence, detector, entry), stream)
     facts = {**described, "looks_at": detector.looks_at, "made_from": made_from, "code": code, **outcome.facts}
     answer: Suspicion | None = outcome.value
-    tensors = {"scores": answer.scores, "flagged": answer.flagged} if answer else {}
-    artifacts.save(path, tensors, {**facts, **(answer.remarks if answer else {})})
+    artifacts.save(path, answer or {}, {**facts, **(answer.remarks if answer else {})})
