@@ -1,6 +1,7 @@
 # Keyhole: attack x defense x data set x poison rate x model x seed.
 #
-#   results/data/<dataset>/                                        train, test, hold-out
+#   results/data/<dataset>/                                        train, test
+#   results/data/<dataset>/seed=<seed>/                            the hold-out of a seed, and which rows remain
 #   results/shared/<dataset>/                                      surrogates of attackers, models trained again
 #   results/<dataset>/<attack>/crafted/seed=<seed>/                what an attack learned before it poisons, if any
 #   results/<dataset>/<attack>/rate=<rate>/seed=<seed>/            the poisoned rows

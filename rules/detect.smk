@@ -24,8 +24,8 @@ def detectors_of(labels):
 # up to date, so only new and edited detectors run.
 rule detect:
     input:
-        train=f"{DATA}/train.safetensors",
-        holdout=f"{DATA}/holdout.safetensors",
+        train=TRAIN,
+        holdout=HOLDOUT,
         poisoned=poisoned_file,
         model=f"{VICTIM}/model.safetensors",
         latents=f"{VICTIM}/latents.safetensors",

@@ -62,7 +62,7 @@ def training_set(noun):
 
     def of_job(cell):
         facts = GRID.facts[SECTIONS[noun], cell[noun], cell["dataset"]]
-        files = [f"{DATA}/train.safetensors".format(**cell), poisoned_file(cell)]
+        files = [TRAIN.format(**cell), poisoned_file(cell)]
         return files if facts.reads_training_set else []
 
     return of_job

@@ -1,8 +1,8 @@
 rule invert:
     input:
         training_set=training_set("inverter"),
-        test=f"{DATA}/test.safetensors",
-        holdout=f"{DATA}/holdout.safetensors",
+        test=TEST,
+        holdout=HOLDOUT,
         trigger=f"{VICTIM}/trigger.safetensors",
         model=f"{VICTIM}/model.safetensors",
     output:

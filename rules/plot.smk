@@ -5,8 +5,8 @@ from keyhole.reporting.figures import FIGURES
 # draw the pictures of one victim
 rule draw:
     input:
-        train=f"{DATA}/train.safetensors",
-        holdout=f"{DATA}/holdout.safetensors",
+        train=TRAIN,
+        holdout=HOLDOUT,
         poisoned=poisoned_file,
         trigger=f"{VICTIM}/trigger.safetensors",
         latents=f"{VICTIM}/latents.safetensors",

@@ -7,7 +7,7 @@ def surrogate_file(cell):
 
 rule surrogate:
     input:
-        train=f"{DATA}/train.safetensors",
+        train=TRAIN,
     output:
         f"{SURROGATE}.safetensors",
     log:
@@ -25,7 +25,7 @@ rule surrogate:
 # learn what an attack needs before it poisons, once for all poison rates
 rule craft:
     input:
-        train=f"{DATA}/train.safetensors",
+        train=TRAIN,
         surrogate=surrogate_file,
     output:
         f"{CRAFTED}/crafted.safetensors",
@@ -43,7 +43,7 @@ rule craft:
 
 rule poison:
     input:
-        train=f"{DATA}/train.safetensors",
+        train=TRAIN,
         crafted=crafted_file,
     output:
         f"{RUN}/poisoned.safetensors",

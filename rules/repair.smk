@@ -1,8 +1,8 @@
 # train again on the rows that a detector keeps; detectors that keep the same rows share one model
 rule retrain:
     input:
-        train=f"{DATA}/train.safetensors",
-        test=f"{DATA}/test.safetensors",
+        train=TRAIN,
+        test=TEST,
         poisoned=poisoned_file,
         trigger=f"{VICTIM}/trigger.safetensors",
         model=f"{VICTIM}/model.safetensors",
@@ -27,8 +27,8 @@ rule retrain:
 # let a trainer train on the poisoned set
 rule train_defended:
     input:
-        train=f"{DATA}/train.safetensors",
-        test=f"{DATA}/test.safetensors",
+        train=TRAIN,
+        test=TEST,
         poisoned=poisoned_file,
         trigger=f"{VICTIM}/trigger.safetensors",
     output:
@@ -58,8 +58,8 @@ def inversion_file(cell):
 rule repair:
     input:
         training_set=training_set("repairer"),
-        test=f"{DATA}/test.safetensors",
-        holdout=f"{DATA}/holdout.safetensors",
+        test=TEST,
+        holdout=HOLDOUT,
         trigger=f"{VICTIM}/trigger.safetensors",
         model=f"{VICTIM}/model.safetensors",
         inversion=inversion_file,

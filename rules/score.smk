@@ -9,7 +9,7 @@ def retrained(cell):
 # apart from the other scores, since it takes longest
 rule separability:
     input:
-        train=f"{DATA}/train.safetensors",
+        train=TRAIN,
         poisoned=poisoned_file,
         predictions=f"{VICTIM}/predictions.safetensors",
         latents=f"{VICTIM}/latents.safetensors",
@@ -30,8 +30,8 @@ rule separability:
 # One job for all cards of a victim, since a job for each card would mostly start Python. It does not import torch.
 rule score:
     input:
-        train=f"{DATA}/train.safetensors",
-        test=f"{DATA}/test.safetensors",
+        train=TRAIN,
+        test=TEST,
         poisoned=poisoned_file,
         predictions=f"{VICTIM}/predictions.safetensors",
         reference=f"{VICTIM}/natural.safetensors",

@@ -2,8 +2,8 @@
 rule filter:
     input:
         training_set=training_set("filter"),
-        test=f"{DATA}/test.safetensors",
-        holdout=f"{DATA}/holdout.safetensors",
+        test=TEST,
+        holdout=HOLDOUT,
         trigger=f"{VICTIM}/trigger.safetensors",
         model=f"{VICTIM}/model.safetensors",
     output:
@@ -25,8 +25,8 @@ rule filter:
 rule purify:
     input:
         training_set=training_set("purifier"),
-        test=f"{DATA}/test.safetensors",
-        holdout=f"{DATA}/holdout.safetensors",
+        test=TEST,
+        holdout=HOLDOUT,
         trigger=f"{VICTIM}/trigger.safetensors",
         model=f"{VICTIM}/model.safetensors",
     output:

@@ -1,7 +1,7 @@
 rule train:
     input:
-        train=f"{DATA}/train.safetensors",
-        test=f"{DATA}/test.safetensors",
+        train=TRAIN,
+        test=TEST,
         poisoned=f"{RUN}/poisoned.safetensors",
         crafted=crafted_file,
     output:
@@ -24,7 +24,7 @@ rule train:
 # if the attacker trains the victim: the poisoned rows with the trigger that training ended with
 rule materialize:
     input:
-        train=f"{DATA}/train.safetensors",
+        train=TRAIN,
         poisoned=f"{RUN}/poisoned.safetensors",
         trigger=f"{VICTIM}/trigger.safetensors",
     output:
@@ -44,7 +44,7 @@ rule materialize:
 # the clean model's predictions on images with the trigger of this attack
 rule ask_clean_model:
     input:
-        test=f"{DATA}/test.safetensors",
+        test=TEST,
         model=f"{CLEAN_VICTIM}/model.safetensors",
         trigger=f"{VICTIM}/trigger.safetensors",
     output:
@@ -63,7 +63,7 @@ rule ask_clean_model:
 
 rule latents:
     input:
-        train=f"{DATA}/train.safetensors",
+        train=TRAIN,
         poisoned=poisoned_file,
         model=f"{VICTIM}/model.safetensors",
     output:

@@ -52,6 +52,18 @@ def save(path: str | Path, record: Any, facts: Facts | None = None) -> None:
         save_file(tensors, part, {"facts": json.dumps(dict(facts or {}))})
 
 
+def save_rows(path: str | Path, whole: str | Path, rows: Any) -> None:
+    """Write a file that reads as these rows of all tensors of another file, without a copy of them.
+
+    Its facts are those of the other file, whose path is kept relative to it, so that a folder can be moved.
+    """
+    from safetensors.torch import save_file
+
+    relative = os.path.relpath(whole, Path(path).parent)
+    with atomic(path) as part:
+        save_file({"rows": rows}, part, {"facts": json.dumps(facts(whole)), "rows_of": relative})
+
+
 def load(path: str | Path, kind: type[Record]) -> Record:
     """Read a dataclass of tensors that `save` wrote."""
     return kind(**load_tensors(path))
@@ -71,7 +83,11 @@ def _read(path: str | Path, framework: str, names: tuple[str, ...]) -> dict[str,
     from safetensors import safe_open
 
     with safe_open(path, framework) as file:
-        return {name: file.get_tensor(name) for name in names or file.keys()}
+        whole = (file.metadata() or {}).get("rows_of")
+        if not whole:
+            return {name: file.get_tensor(name) for name in names or file.keys()}
+        rows = file.get_tensor("rows")
+    return {name: tensor[rows] for name, tensor in _read(Path(path).parent / whole, framework, names).items()}
 
 
 def facts(path: str | Path) -> dict[str, Any]:

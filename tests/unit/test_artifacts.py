@@ -31,6 +31,19 @@ def test_an_empty_record_keeps_its_shapes(tmp_path):
     assert artifacts.load(tmp_path / "p.safetensors", Poisoned).images.shape == (0, 3, 4, 5)
 
 
+def test_rows_of_another_file_are_read_like_a_file_of_their_own(tmp_path):
+    whole, part = tmp_path / "old" / "train.safetensors", tmp_path / "old" / "seed=0" / "train.safetensors"
+    images = torch.arange(24, dtype=torch.uint8).view(6, 1, 2, 2)
+    artifacts.save(whole, {"images": images, "labels": torch.arange(6)}, {"classes": 6})
+    artifacts.save_rows(part, whole, torch.tensor([1, 4, 5]))
+    (tmp_path / "old").rename(tmp_path / "new")  # a folder of results that was moved
+    part = tmp_path / "new" / "seed=0" / "train.safetensors"
+    assert torch.equal(artifacts.load_tensors(part)["images"], images[[1, 4, 5]])
+    assert {name: x.tolist() for name, x in artifacts.load_arrays(part, "labels").items()} == {"labels": [1, 4, 5]}
+    assert artifacts.facts(part) == {"classes": 6}
+    assert not [name for name in artifacts.load_tensors(part) if name == "rows"]
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "card.json"
     artifacts.save_cards(path, [{"CA": 0.9}])

@@ -18,7 +18,7 @@ from keyhole.data import DataError, gtsrb
 from keyhole.data.folder import Folder
 from keyhole.data.npz import Npz
 from keyhole.planning import registry
-from keyhole.running.splits import Splits, cut_holdout, load
+from keyhole.running.splits import Splits, draw_holdout, load
 
 NAMES = registry.names("data")
 NAMED = tuple(name for name in NAMES if name not in ("digits", "npz", "folder"))
@@ -378,38 +378,31 @@ def test_apportion_by_hand():
     assert data.apportion([4, 2], 0) == (0, 0)
 
 
-def test_a_holdout_from_train_leaves_it_and_keeps_proportions(splits):
-    held = cut_holdout(splits, "train", 20, rng.stream("holdout", 0))
-    train, holdout, before = rows_as_sets(held.train_images, held.holdout_images, splits.train_images)
-    assert not train & holdout
-    assert train | holdout == before
-    assert torch.bincount(held.holdout_labels).tolist() == [12, 6, 2]
-    assert torch.equal(held.train_labels, splits.train_labels[held.train_images.flatten().long()])
-    assert torch.equal(held.holdout_labels, splits.train_labels[held.holdout_images.flatten().long()])
-    assert held.train_images.flatten().tolist() == sorted(held.train_images.flatten().tolist())
-    assert torch.equal(held.test_images, splits.test_images)
-
-
-def test_a_holdout_from_test_leaves_the_scored_test_set(splits):
-    held = cut_holdout(splits, "test", 20, rng.stream("holdout", 0))
-    test, holdout, before = rows_as_sets(held.test_images, held.holdout_images, splits.test_images)
-    assert not test & holdout
-    assert test | holdout == before
-    assert len(held.holdout_labels) == 20
-    assert torch.equal(held.train_images, splits.train_images)
+def test_a_holdout_leaves_the_other_rows_and_keeps_proportions(splits):
+    for source, labels, counts in (
+        ("train", splits.train_labels, [12, 6, 2]),
+        ("test", splits.test_labels, None),
+    ):
+        drawn, rest = draw_holdout(labels, source, 20, rng.stream("holdout", 0))
+        assert sorted([*drawn.tolist(), *rest.tolist()]) == list(range(len(labels)))
+        assert len(drawn) == 20
+        assert rest.tolist() == sorted(rest.tolist())
+        if counts:
+            assert torch.bincount(labels[drawn]).tolist() == counts
 
 
 def test_a_holdout_is_in_random_order_and_depends_on_the_stream_alone(splits):
-    first, again, other = (cut_holdout(splits, "train", 50, rng.stream("holdout", seed)) for seed in (0, 0, 1))
-    assert torch.equal(first.holdout_images, again.holdout_images)
-    assert not torch.equal(first.holdout_images, other.holdout_images)
-    assert len(first.holdout_labels[:20].unique()) > 1
+    labels = splits.train_labels
+    first, again, other = (draw_holdout(labels, "train", 50, rng.stream("holdout", seed))[0] for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert set(first.tolist()) != set(other.tolist())
+    assert len(labels[first][:20].unique()) > 1
 
 
 def test_no_holdout_is_an_empty_one(splits):
-    held = cut_holdout(splits, "train", 0, rng.stream("holdout", 0))
-    assert held.holdout_images.shape == (0, 1, 1, 1)
-    assert torch.equal(held.train_images, splits.train_images)
+    drawn, rest = draw_holdout(splits.train_labels, "train", 0, rng.stream("holdout", 0))
+    assert splits.train_images[drawn].shape == (0, 1, 1, 1)
+    assert len(rest) == len(splits.train_labels)
 
 
 @pytest.mark.parametrize(
@@ -423,7 +416,7 @@ def test_no_holdout_is_an_empty_one(splits):
 )
 def test_a_holdout_that_leaves_nothing_is_refused(splits, source, size, message):
     with pytest.raises(ValueError, match=message):
-        cut_holdout(splits, source, size, rng.stream("holdout", 0))
+        draw_holdout(getattr(splits, f"{source}_labels"), source, size, rng.stream("holdout", 0))
 
 
 # Real data, where there are any

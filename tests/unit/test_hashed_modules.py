@@ -18,6 +18,7 @@ _ASKED = f"attacks running.attacker running.answers {_TRAINED}"
 _DEFENDER = "running.inputs running.passes running.outcome"
 JOBS = {
     "fetch": "data rng running.setup running.splits",
+    "hold_out": "data rng running.setup running.splits",
     "surrogate": f"{_TRAINED} models rng running.setup running.nets",
     "craft": "attacks rng running.setup running.attacker running.nets running.outcome",
     "poison": "attacks rng running.setup running.attacker",

@@ -52,7 +52,7 @@ def mine(poisoned, tmp_path):
     return root, lambda: tree.would_run("--until", "poison")
 
 
-ALL = {"fetch": 1, "poison": 3}  # of one data set: the clean reference and two attacks
+ALL = {"fetch": 1, "hold_out": 1, "poison": 3}  # of one data set: the clean reference and two attacks
 
 
 def test_equal_copies_and_touched_files_rerun_nothing(mine):

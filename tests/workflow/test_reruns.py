@@ -106,11 +106,36 @@ def test_one_detector_entry_reruns_its_branch(tree):
     assert without_reports(tree.would_run()) == {"detect": 3, "score": 3}
 
 
-@pytest.mark.parametrize(("key", "values", "victims"), [("poison_rates", [0.05, 0.1], 2), ("seeds", [0, 1], 3)])
-def test_a_rate_or_a_seed_adds_only_its_own_jobs(tree, key, values, victims):
-    tree.write(**{key: values})
-    jobs = without_reports(tree.would_run())
-    assert jobs == dict.fromkeys(PER_VICTIM, victims)
+def test_a_rate_adds_only_its_own_jobs(tree):
+    tree.write(poison_rates=[0.05, 0.1])
+    assert without_reports(tree.would_run()) == dict.fromkeys(PER_VICTIM, 2)
+
+
+def test_a_seed_adds_only_its_own_jobs_and_draws_a_holdout(tree):
+    tree.write(seeds=[0, 1])
+    assert without_reports(tree.would_run()) == {"hold_out": 1, **dict.fromkeys(PER_VICTIM, 3)}
+
+
+@pytest.mark.parametrize(("source", "other"), [("train", "test"), ("test", "train")])
+def test_each_seed_has_its_own_holdout_and_no_copy_of_the_data(fresh, source, other):
+    fresh.write(seeds=[0, 1], holdout={"source": source, "size": 100})
+    fresh.snakemake("--until", "hold_out")
+    folder = fresh.root / "results/data/digits"
+    whole = artifacts.load_arrays(folder / f"{source}.safetensors")
+    drawn = []
+    for seed in (0, 1):
+        files = {part: folder / f"seed={seed}/{part}.safetensors" for part in ("holdout", source)}
+        parts = {part: artifacts.load_arrays(file) for part, file in files.items()}
+        assert len(parts["holdout"]["labels"]) == 100
+        pixels = [[image.tobytes() for image in part["images"]] for part in parts.values()]
+        assert sorted([*pixels[0], *pixels[1]]) == sorted(image.tobytes() for image in whole["images"])
+        assert files[source].stat().st_size < 0.1 * (folder / f"{source}.safetensors").stat().st_size
+        drawn.append(set(pixels[0]))
+    assert len(drawn[0] & drawn[1]) < 50
+    assert not (folder / f"seed=0/{other}.safetensors").exists()  # all seeds share the split that stays whole
+    assert fresh.would_run("--until", "hold_out") == {}
+    fresh.write(seeds=[0, 1], holdout={"source": source, "size": 101})
+    assert fresh.would_run("--until", "hold_out") == {"hold_out": 2}
 
 
 def test_a_defense_added_trains_no_victim(tree):

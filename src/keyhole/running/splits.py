@@ -1,4 +1,4 @@
-"""Turn data sets into checked tensors, and split them: training set, test set, the defender's hold-out."""
+"""Turn data sets into checked tensors, and draw the defender's hold-out."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from keyhole import rng as streams
 from keyhole.data import DataError, Dataset, apportion, data_root, expect_integers, label_counts, to_chw
 from keyhole.types import Images, Labels
 
-__all__ = ["HeldOut", "Splits", "cut_holdout", "load"]
+__all__ = ["Splits", "draw_holdout", "load"]
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,6 @@ class Splits:
     train_labels: Labels
     test_images: UInt8[Tensor, "t c h w"]
     test_labels: Int64[Tensor, " t"]
-
-
-@dataclass(frozen=True)
-class HeldOut(Splits):
-    """A data set with a hold-out: the attacker poisons the training set, models are scored on the test set."""
-
-    holdout_images: UInt8[Tensor, "m c h w"]
-    holdout_labels: Int64[Tensor, " m"]
 
 
 def load(dataset: Dataset, data_dir: str | Path | None = None) -> Splits:
@@ -58,34 +50,38 @@ def load(dataset: Dataset, data_dir: str | Path | None = None) -> Splits:
     return Splits(images, labels, test_images, test_labels)
 
 
-def cut_holdout(splits: Splits, source: Literal["train", "test"], size: int, rng: Generator) -> HeldOut:
-    """Set `size` clean images aside for the defender, the same fraction of each class, in random order.
+def draw_holdout(
+    labels: Labels, source: Literal["train", "test"], size: int, rng: Generator
+) -> tuple[Int64[Tensor, " m"], Int64[Tensor, " r"]]:
+    """Draw `size` clean images for the defender, the same fraction of each class.
 
     They are taken from the training set before it is poisoned or, as in Qi et al.'s code, from the test set, which is
-    scored without them. The remaining rows keep their order.
+    scored without them.
 
     Differs from Qi et al.'s code: it draws the images regardless of their class.
+
+    Args:
+        labels: of the whole split.
+        source: which split it is.
+
+    Returns:
+        The rows of the hold-out in random order, and the rows that remain in theirs.
 
     Raises:
         ValueError: no rows would be left to train or score on.
     """
-    images, labels = getattr(splits, f"{source}_images"), getattr(splits, f"{source}_labels")
     if not 0 <= size < len(labels):
         raise ValueError(f"expected holdout within 0..{len(labels) - 1} ({len(labels)} {source} rows), got {size}")
-    rows = streams.stratified(labels, apportion(torch.bincount(labels).tolist(), size), rng)
+    drawn = streams.stratified(labels, apportion(torch.bincount(labels).tolist(), size), rng)
     stays = torch.ones(len(labels), dtype=torch.bool)
-    stays[rows] = False
-    if source == "test":
-        return HeldOut(
-            splits.train_images, splits.train_labels, images[stays], labels[stays], images[rows], labels[rows]
-        )
+    stays[drawn] = False
     remaining = torch.bincount(labels[stays], minlength=int(labels.max()) + 1)
-    if not remaining.all():
+    if source == "train" and not remaining.all():
         raise ValueError(
             f"expected holdout to leave training rows of every class, got {size} of {len(labels)} rows, which leaves "
             f"class {int(remaining.argmin())} without any"
         )
-    return HeldOut(images[stays], labels[stays], splits.test_images, splits.test_labels, images[rows], labels[rows])
+    return drawn, torch.nonzero(stays).squeeze(1)
 
 
 def _tensors(images: np.ndarray, labels: np.ndarray, where: str) -> tuple[Images, Labels]:
