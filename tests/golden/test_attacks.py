@@ -139,6 +139,19 @@ def test_draw_patches_have_the_place_and_size_of_the_authors(name, pixels, rows,
         assert int((picture.amin(0) == 255).sum()) == 16
 
 
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("phoenix_corner", 1002), ("phoenix_corner2", 1431), ("firefox_corner", 2310), ("trojan_square", 1231)],
+)
+def test_drawn_patches_change_images_as_much_as_the_authors(name, published):
+    """Within 6 %: the expected squared change, from CIFAR-10's channel means and deviations; theirs is a mean of norms."""
+    mean = np.array([125.3, 123.0, 113.9])[:, None, None]
+    deviation = np.array([63.0, 62.1, 66.7])[:, None, None]
+    picture, mask = (x.numpy().astype(np.float64) for x in draw_patch(name, SHAPE))
+    found = np.sqrt((((picture - mean) ** 2 + deviation**2) * mask).sum())
+    assert found == pytest.approx(published, rel=0.06)
+
+
 def test_adap_patch_reads_the_authors_pictures_from_a_folder(tmp_path):
     from PIL import Image
 

@@ -91,9 +91,14 @@ def load_patch(name: str, folder: str, shape: tuple[int, ...], parameter: str = 
 def draw_patch(name: str, shape: tuple[int, ...], parameter: str = "trigger") -> tuple[Picture, Weight]:
     """Draw a patch that replaces one of the pictures of Adap-Patch's authors, and return it with its mask.
 
-    At 32 x 32 each has the place and the number of pixels of the authors' picture: `phoenix_corner` (25 px),
-    `phoenix_corner2` (50 px), `firefox_corner` (about 140 px), `badnet_patch4` (36 px, 16 of them white),
-    `trojan_square` (64 px).
+    At 32 x 32 each has the place, the size and the strength of the authors' picture, not its colors. The strength is the
+    mean l2 norm of the change (of 255) that the opaque patch makes to CIFAR-10's images, here and with their picture:
+
+    - `phoenix_corner`: 25 px; 991 and 1,002
+    - `phoenix_corner2`: 50 px; 1,406 and 1,431
+    - `firefox_corner`: 137 px, theirs 140; 2,295 and 2,310
+    - `badnet_patch4`: 36 px, 16 of them white; 1,498 and the same
+    - `trojan_square`: 64 px; 1,227 and 1,231
 
     Raises:
         ParameterError: there is no such patch.
@@ -138,7 +143,7 @@ def _logo() -> Tensor:
     """Draw a 5 x 5 flame with a yellow center and a red rim."""
     y, x = torch.meshgrid(torch.arange(5.0) - 2, torch.arange(5.0) - 2, indexing="ij")
     heat = 1 - (x**2 + y**2) / 8
-    return torch.stack([120 + 135 * heat, 220 * heat, torch.full_like(heat, 20)])
+    return torch.stack([215 + 40 * heat, 220 * heat, torch.zeros_like(heat)])
 
 
 def _phoenix_corner() -> tuple[Tensor, Tensor]:
@@ -159,7 +164,7 @@ def _firefox_corner() -> tuple[Tensor, Tensor]:
     mask = ((y - 7) ** 2 + (x - 24) ** 2 < 6.7**2).float()
     blue = (y - 6) ** 2 + (x - 25) ** 2 < 4.2**2
     picture = torch.stack(
-        [torch.where(blue, 60.0, 240.0), torch.where(blue, 70.0, 130.0), torch.where(blue, 190.0, 30)]
+        [torch.where(blue, 20.0, 255.0), torch.where(blue, 40.0, 125.0), torch.where(blue, 200.0, 20.0)]
     )
     return picture * mask, mask
 
@@ -177,9 +182,9 @@ def _badnet_patch4() -> tuple[Tensor, Tensor]:
 
 
 def _trojan_square() -> tuple[Tensor, Tensor]:
-    """Draw 2 x 2 blocks of saturated colors, rows and columns 21-28; they resemble a trigger inverted from a neuron."""
+    """Draw 2 x 2 blocks of middle tones, rows and columns 21-28; they resemble a trigger inverted from a neuron."""
     picture, mask = _empty()
-    blocks = 255 * torch.randint(0, 2, (3, 4, 4), generator=rng.stream("trojan_square"))
+    blocks = 60 + 130 * torch.randint(0, 2, (3, 4, 4), generator=rng.stream("trojan_square"))
     picture[:, 21:29, 21:29] = blocks.repeat_interleave(2, 1).repeat_interleave(2, 2)
     mask[21:29, 21:29] = 1
     return picture, mask
