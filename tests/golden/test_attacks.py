@@ -144,7 +144,7 @@ def test_draw_patches_have_the_place_and_size_of_the_authors(name, pixels, rows,
     [("phoenix_corner", 1002), ("phoenix_corner2", 1431), ("firefox_corner", 2310), ("trojan_square", 1231)],
 )
 def test_drawn_patches_change_images_as_much_as_the_authors(name, published):
-    """Within 6 %: the expected squared change, from CIFAR-10's channel means and deviations; theirs is a mean of norms."""
+    """Within 6 %: ours is the root mean square, by CIFAR-10's channel means and deviations, theirs the mean norm."""
     mean = np.array([125.3, 123.0, 113.9])[:, None, None]
     deviation = np.array([63.0, 62.1, 66.7])[:, None, None]
     picture, mask = (x.numpy().astype(np.float64) for x in draw_patch(name, SHAPE))

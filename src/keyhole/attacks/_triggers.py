@@ -91,8 +91,8 @@ def load_patch(name: str, folder: str, shape: tuple[int, ...], parameter: str = 
 def draw_patch(name: str, shape: tuple[int, ...], parameter: str = "trigger") -> tuple[Picture, Weight]:
     """Draw a patch that replaces one of the pictures of Adap-Patch's authors, and return it with its mask.
 
-    At 32 x 32 each has the place, the size and the strength of the authors' picture, not its colors. The strength is the
-    mean l2 norm of the change (of 255) that the opaque patch makes to CIFAR-10's images, here and with their picture:
+    At 32 x 32 each has the place, the size and the strength of the authors' picture, not its colors. The strength is
+    the mean l2 norm of the change (of 255) that the opaque patch makes to CIFAR-10's images, here and with theirs:
 
     - `phoenix_corner`: 25 px; 991 and 1,002
     - `phoenix_corner2`: 50 px; 1,406 and 1,431
