@@ -5,8 +5,8 @@ Idea: payload rows get a square of 8 x 8 pixels (rows and columns 21-28 of 32 x 
 Differs from the paper: there the pixels are optimized until they drive a few chosen neurons of a trained network. The
 toolbox of Qi et al. puts one published square on every data set, and so does this attack; nothing is optimized.
 
-Differs from the released code: this module draws a square in the place, size and strength of the published one, which can
-be given as a folder.
+Differs from the released code: this module draws a square in the place, size and strength of the published one, which
+can be given as a folder.
 
 Checked against: the pixels of the square written over each image.
 """
