@@ -143,15 +143,37 @@ def test_neural_cleanse_keeps_the_smallest_successful_mask_not_the_latest():
     assert torch.equal(masks[1], torch.ones(4, 4))
 
 
-def test_neural_cleanse_moves_each_penalty_after_patience_epochs_in_a_row():
-    progress = Progress(NeuralCleanse(patience=2, penalty=1.0), raw_of_size(9, 9, 9))
-    for success in ([1.0, 0.0, 1.0], [1.0, 0.0, 0.0], [1.0, 0.0, 1.0]):
-        progress.update(torch.tensor(success), raw_of_size(9, 9, 9))
-    torch.testing.assert_close(progress.penalty, torch.tensor([1.5, 1.5**-1.5, 1.0]))
+def slow_schedule(successes: list[float], settings: NeuralCleanse) -> list[float]:
+    """The penalty after each epoch, for one class, as the authors' loop sets it."""
+    penalty, in_a_row, wins, fails, after = 0.0, 0, 0, 0, []
+    for success in successes:
+        in_a_row = in_a_row + 1 if penalty == 0 and success >= settings.success else 0
+        if in_a_row == settings.patience:
+            penalty, wins, fails = settings.penalty, 0, 0
+        wins, fails = (wins + 1, 0) if success >= settings.success else (0, fails + 1)
+        if wins == settings.patience:
+            penalty, wins = penalty * 2, 0
+        elif fails == settings.patience:
+            penalty, fails = penalty / 2**1.5, 0
+        after.append(penalty)
+    return after
+
+
+def test_neural_cleanse_moves_each_penalty_as_its_authors_do():
+    settings = NeuralCleanse(patience=3)
+    successes = torch.randint(3, (200, 20), generator=stream("wins")).clamp(max=1)  # two thirds of success
+    progress, got = Progress(settings, raw_of_size(*[9] * 20)), []
+    for row in successes:
+        progress.idle[:] = 0  # no class finishes
+        progress.update(row.float(), raw_of_size(*[9] * 20))
+        got.append(progress.penalty)
+    slow = [slow_schedule(column, settings) for column in successes.T.tolist()]
+    torch.testing.assert_close(torch.stack(got, 1), torch.tensor(slow))
+    assert len({value for values in slow for value in values}) > 5
 
 
 def test_neural_cleanse_finishes_a_class_whose_mask_no_longer_shrinks():
-    progress = Progress(NeuralCleanse(patience=1), raw_of_size(9, 9))
+    progress = Progress(NeuralCleanse(patience=1, free_start=False, idle_patience=2), raw_of_size(9, 9))
     progress.update(torch.tensor([0.0, 1.0]), raw_of_size(9, 9))
     for size in (8.0, 8.0, 8.0):
         assert not progress.finished.any()

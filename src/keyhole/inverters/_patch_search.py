@@ -23,8 +23,6 @@ from keyhole.types import Evidence, Images, Inversion
 
 __all__ = ["MaskSearch", "PatchSearch", "Progress", "mask_loss", "run_epoch", "stamp", "unpack"]
 
-RAISE = 1.5  # factor of a penalty after `patience` epochs of success; after as many failures, divided by RAISE ** 1.5
-
 # (images of 0..255, their row numbers, a group of classes) -> each class's loss and its number of successful images
 GroupLoss = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -38,8 +36,11 @@ class PatchSearch(Inverter):
     batch: Count = 32  # images per step; each gets the trigger of every class
     learning_rate: Positive = 0.1
     penalty: Positive = 1e-3  # λ at the start, for each pixel of the mask
+    free_start: bool = False  # λ is zero until `patience` epochs in a row have succeeded
     success: Fraction = 0.99  # share of an epoch's images that the trigger must send to the class
     patience: Count = 5  # epochs before the penalty changes
+    factor: Positive = 1.5  # of λ after `patience` epochs of success; after as many failures, divided by factor ** 1.5
+    idle_patience: Count = 2  # a class stops after `patience` times as many epochs without a smaller mask
     threshold: Positive = 2.0  # anomaly index above which a class is flagged
 
     def optimizer(self, raw: Tensor) -> torch.optim.Optimizer:
@@ -135,7 +136,7 @@ class Progress:
 
     def __init__(self, settings: PatchSearch, raw: Float[Tensor, "k c1 h w"]) -> None:
         self.settings = settings
-        self.penalty = raw.new_full((len(raw),), settings.penalty)
+        self.penalty = raw.new_full((len(raw),), 0 if settings.free_start else settings.penalty)
         self.size = raw.new_full((len(raw),), torch.inf)
         self.best = raw.detach().clone()
         self.wins, self.fails, self.idle = torch.zeros(3, len(raw), dtype=torch.int64, device=raw.device)
@@ -143,8 +144,8 @@ class Progress:
 
     @property
     def finished(self) -> Bool[Tensor, " k"]:
-        """Classes whose penalty has both risen and fallen, and whose mask has not shrunk for twice the patience."""
-        return self.raised & self.lowered & (self.idle >= 2 * self.settings.patience)
+        """Classes whose penalty has both risen and fallen, and whose mask has not shrunk for long."""
+        return self.raised & self.lowered & (self.idle >= self.settings.idle_patience * self.settings.patience)
 
     def update(self, success: Float[Tensor, " k"], raw: Float[Tensor, "k c1 h w"]) -> None:
         """Update penalties, counters and best masks after an epoch, for the classes that are not finished."""
@@ -157,9 +158,12 @@ class Progress:
         self.idle = torch.where(smaller | self.size.isinf(), 0, self.idle + 1)
         self.wins, self.fails = torch.where(won, self.wins + 1, 0), torch.where(won, 0, self.fails + 1)
         up, down = running & (self.wins >= self.settings.patience), running & (self.fails >= self.settings.patience)
-        self.penalty = torch.where(up, self.penalty * RAISE, torch.where(down, self.penalty / RAISE**1.5, self.penalty))
-        self.wins, self.fails = self.wins.masked_fill(up, 0), self.fails.masked_fill(down, 0)
-        self.raised, self.lowered = self.raised | up, self.lowered | down
+        free, factor = self.penalty == 0, self.settings.factor
+        self.wins = torch.where(up, (up & free).long(), self.wins)  # the epoch that sets λ counts as its first success
+        self.fails = self.fails.masked_fill(down, 0)
+        self.raised, self.lowered = self.raised | up & ~free, self.lowered | down & ~free
+        changed = torch.where(up, self.penalty * factor, torch.where(down, self.penalty / factor**1.5, self.penalty))
+        self.penalty = torch.where(up & free, self.settings.penalty, changed)
 
     def result(self) -> tuple[Float[Tensor, "k h w"], Float[Tensor, "k c h w"], Float[Tensor, " k"]]:
         """Return masks, patterns (0..255) and mask sizes in pixels; a class that was never reached gets a full mask."""

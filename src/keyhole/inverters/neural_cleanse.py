@@ -6,8 +6,9 @@ backdoor needs an unusually small mask.
 Differs from the paper: A class that never reaches the success rate counts as a mask over the whole image. The MAD is at
 least a thousandth of the image, so that equal sizes do not make every other size an outlier.
 
-Differs from the released code: The smallest successful mask is kept; the copy of the code by Qi et al. keeps the latest
-one. An epoch is a new draw from the hold-out. All classes share one optimizer, which does not change the path of any.
+Differs from the released code (https://github.com/bolunwang/backdoor): At most 100 epochs instead of 1,000. An epoch is
+a new draw from the hold-out. All classes share one optimizer, which does not change the path of any. (The copy of the
+code by Qi et al. keeps the latest successful mask; here and in the original it is the smallest.)
 
 Checked against: the loss and its gradient in float64 for a linear model; planted 3 x 3 triggers.
 
@@ -21,6 +22,7 @@ from torch import Generator, Tensor, nn
 
 from keyhole.inverters._patch_search import MaskSearch, mask_loss
 from keyhole.learning.training import device_of, logits
+from keyhole.parameters import Count, Positive
 from keyhole.types import Images
 
 __all__ = ["NeuralCleanse"]
@@ -28,6 +30,11 @@ __all__ = ["NeuralCleanse"]
 
 @dataclass(frozen=True, kw_only=True)
 class NeuralCleanse(MaskSearch):
+    epochs: Count = 100  # at most
+    free_start: bool = True
+    factor: Positive = 2.0  # of λ
+    idle_patience: Count = 5
+
     def search(self, net: nn.Module, images: Images, rng: Generator) -> tuple[Tensor, Tensor, Tensor]:
         device, shape = device_of(net), images.shape[1:]
         classes = logits(net, images[:1]).shape[1]
