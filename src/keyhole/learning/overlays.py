@@ -15,7 +15,7 @@ __all__ = ["Mixing", "mean_entropy"]
 Mixing = Literal["authors", "toolbox", "qi", "half"]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def mean_entropy(
     net: nn.Module, images: Images, overlays: UInt8[Tensor, "o c h w"], mixing: Mixing, half_precision: bool = False
 ) -> Float[Tensor, " n"]:
