@@ -328,16 +328,23 @@ def test_hypergradient_is_cut_after_so_many_terms(iterations):
     np.testing.assert_allclose(run_quadratic(0.1, iterations, point), d + 0.1 * b.T @ v, rtol=1e-10)
 
 
-def test_adversary_loss_and_gradient_are_in_units_of_the_networks_input():
+def test_adversary_loss_and_gradient_are_those_of_images_of_0_to_1():
     net, images, labels = linear_case()
     delta = torch.linspace(-1, 1, images[0].numel(), dtype=torch.float64).view(images[0].shape).requires_grad_()
     loss = adversary_loss(net, images, labels, delta)
     (slope,) = torch.autograd.grad(loss, delta)
+    expected, to_delta = slow_adversary(net, images, labels, delta.detach().numpy())
+    np.testing.assert_allclose(loss.item(), expected, rtol=1e-10)
+    np.testing.assert_allclose(slope.numpy(), to_delta, rtol=1e-8, atol=1e-12)
+
+
+def slow_adversary(net, images, labels, delta):
+    """The loss of a perturbation of images of 0..1 and its gradient, for a linear model in NumPy."""
     weight, bias = net.head.weight.detach().numpy(), net.head.bias.detach().numpy()
-    d = delta.detach().numpy()
-    error, _, _, to_inputs = slow_gradients(weight, bias, inputs_of(net, images) + d.ravel(), labels.numpy())
-    np.testing.assert_allclose(loss.item(), PENALTY * (d**2).sum() - error, rtol=1e-10)
-    np.testing.assert_allclose(slope.numpy().ravel(), 2 * PENALTY * d.ravel() - to_inputs.sum(0), rtol=1e-8, atol=1e-12)
+    inputs = inputs_of(net, images + 255 * torch.tensor(delta))
+    error, _, _, to_inputs = slow_gradients(weight, bias, inputs, labels.numpy())
+    chain = to_inputs.sum(0).reshape(delta.shape) / net.std.numpy()
+    return PENALTY * (delta**2).sum() - error, 2 * PENALTY * delta - chain
 
 
 def test_perturbation_is_shortened_only_beyond_its_bound():
@@ -347,23 +354,61 @@ def test_perturbation_is_shortened_only_beyond_its_bound():
     torch.testing.assert_close(limit_length(torch.zeros(2), 1.0), torch.zeros(2))
 
 
+def test_climb_enters_the_ball_once_at_its_end():
+    net, images, _ = linear_case()
+    images = images.byte()
+    order, settings = [torch.tensor(rows) for rows in ([3, 0], [1, 4], [2])], IBAU()
+    delta, lengths = np.zeros(images.shape[1:]), []
+    for rows in order:
+        predicted = net(images[rows]).argmax(1)
+        delta = delta - settings.climb_rate * slow_adversary(net, images[rows], predicted, delta)[1]
+        lengths.append(np.linalg.norm(delta))
+    assert min(lengths) > settings.bound  # so a ball that is entered at each step leads elsewhere
+    found = settings._climb(net, images, order)
+    np.testing.assert_allclose(found.numpy(), delta * settings.bound / lengths[-1], rtol=1e-4)
+    assert found.norm().item() == pytest.approx(settings.bound)
+
+
 def test_climb_finds_what_turns_predictions():
     case = evidence()
-    order = list(torch.arange(300).split(30))
-    found = IBAU(bound=8.0, climb_rate=100.0)._climb(case.net, case.holdout_images, order)
-    assert found.norm() <= 8.0 + 1e-4
-    turned = case.net(case.holdout_images + 255 * case.net.std * found).argmax(1)
+    found = IBAU()._climb(case.net, case.holdout_images, list(torch.arange(300).split(100)))
+    assert found.norm() <= IBAU().bound + 1e-4
+    turned = case.net(case.holdout_images + 255 * found).argmax(1)
     assert (turned != case.holdout_labels).double().mean() > 0.5
 
 
-def test_i_bau_removes_the_planted_trigger_by_its_perturbation():
-    repaired, control = (
-        IBAU(learning_rate=0.2, climb_rate=100.0, batch=30, rounds=3, portion=1.0, bound=bound).repair(
-            evidence(), stream("bau")
-        )
-        for bound in (10.0, 1e-6)
-    )
+class Loud(nn.Module):
+    """The same features as `Pixels`, times 500, so that small steps of the head count."""
+
+    def forward(self, x):
+        return 500 * Pixels()(x)
+
+
+def test_i_bau_at_its_defaults_removes_the_planted_trigger_by_its_perturbation():
+    net = Classifier({"penultimate": Loud()}, planted_net().head, 3).eval()
+    with torch.no_grad():
+        net.head.weight.div_(500)
+    case = dataclasses.replace(evidence(), net=net)
+    assert asr(net) > 0.99
+    repaired, control = (IBAU(bound=bound).repair(case, stream("bau")) for bound in (IBAU().bound, 1e-6))
     assert asr(repaired) < 0.2
     assert accuracy(repaired) > 0.95
-    before, after, without = (net.head.weight[TARGET, -1].item() for net in (planted_net(), repaired, control))
-    assert before - after > 2 * (before - without)
+    before, after, without = (x.head.weight[TARGET, -1].item() for x in (net, repaired, control))
+    assert before - after > 1.5 * (before - without)
+
+
+def test_i_bau_does_not_ask_where_a_network_normalizes(small):
+    inside = copy.deepcopy(small.net).double()
+    inside.std.fill_(0.25)
+    outside = copy.deepcopy(inside)
+    outside.std.fill_(1)
+    with torch.no_grad():
+        outside.stages["stem"][0].weight.mul_(4)
+    x, found = small.holdout_images, []
+    torch.testing.assert_close(outside(x), inside(x))
+    for net in (inside, outside):
+        net.stages["stem"][0].requires_grad_(False)  # Adam's steps do not grow with the weights
+        repaired = IBAU(rounds=2, batch=16).repair(dataclasses.replace(small, net=net), stream("bau"))
+        found.append(repaired(x).detach())
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
+    assert (found[0] - inside(x)).abs().max() > 0.1

