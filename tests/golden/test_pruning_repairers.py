@@ -267,7 +267,7 @@ FAST = {
     "anp": ANP(iterations=30, batch_size=64),
     "rnp": RNP(epochs=20, batch_size=64, forgotten=0.6),  # chance is 1/3
     "clp": CLP(),
-    "awm": AWM(rounds=6, steps=5, batch_size=64, learning_rate=0.1),
+    "awm": AWM(rounds=20, steps=5, batch_size=64, learning_rate=0.02),
 }
 
 
@@ -308,6 +308,13 @@ def test_awm_fades_the_planted_channel_most():
     assert min(range(BACKDOOR + 1), key=left.__getitem__) == BACKDOOR
     assert rates(repaired)[0] > 0.96
     assert rates(repaired)[1] < 0.05
+
+
+def test_awm_learns_as_fast_in_every_round():
+    case = victim()
+    repaired = AWM(rounds=3, steps=2, gamma=1.0, learning_rate=0.05).repair(case, stream("awm"))
+    # the penalty rules, so each step of Adam takes the rate off every mask
+    torch.testing.assert_close(kernels(repaired), 0.7 * kernels(case.net), rtol=1e-3, atol=0)
 
 
 def kernels(net: nn.Module) -> torch.Tensor:

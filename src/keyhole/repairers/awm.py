@@ -10,7 +10,8 @@ of the hold-out.
 
 Differs from the released code (https://github.com/jinghuichen/AWM): The trigger moves away from the given labels, as in
 the paper; the code uses predicted labels. As in the code, images with the trigger are clamped while the masks learn,
-the network is in eval mode, and the learning rate of the masks falls by a tenth each round. The norm fits 32x32 images.
+the network is in eval mode, and the learning rate is constant (its first versions lower it by a tenth each round). The
+norm fits 32x32 images.
 
 Checked against: both gradients in NumPy; a planted channel that drives the target class.
 """
@@ -32,8 +33,6 @@ from keyhole.types import Evidence, Labels
 
 __all__ = ["AWM"]
 
-DECAY = 0.9  # factor of the masks' learning rate in each round
-
 Batches = Iterator[tuple[Tensor, Tensor]]
 
 
@@ -46,7 +45,7 @@ class AWM(Repairer):
     gamma: Fraction = 1e-8  # weight of the masks' l1 norm
     trigger_norm: Positive = 1000.0  # largest l1 norm of a trigger; black to white in one channel of a pixel is 1
     trigger_rate: Positive = 10.0  # learning rate of the trigger, in the unit of its norm
-    learning_rate: Positive = 0.01  # of the masks, in the first round
+    learning_rate: Positive = 0.01  # of the masks
 
     def repair(self, evidence: Evidence, rng: Generator) -> nn.Module:
         """Search harmful triggers and learn masks in turns, then multiply the weights by the masks.
@@ -65,7 +64,6 @@ class AWM(Repairer):
     def _learn_masks(self, net: nn.Module, batches: Batches) -> dict[str, Tensor]:
         masks = {name: torch.ones_like(conv.weight).requires_grad_() for name, conv in find_convolutions(net).items()}
         optimizer = torch.optim.Adam(masks.values(), self.learning_rate)
-        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, DECAY)
         for _ in tqdm(range(self.rounds), desc="awm", disable=None):
             trigger = self._find_trigger(net, mask_weights(net, masks), batches)
             for _ in range(self.steps):
@@ -74,7 +72,6 @@ class AWM(Repairer):
                 optimizer.step()
                 for mask in masks.values():
                     mask.data.clamp_(0, 1)
-            schedule.step()
         return {name: mask.detach() for name, mask in masks.items()}
 
     def _find_trigger(self, net: nn.Module, weights: Mapping[str, Tensor], batches: Batches) -> Tensor:
