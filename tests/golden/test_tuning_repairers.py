@@ -10,7 +10,7 @@ from tests.golden.planted import brighten_corner, planted_head, share_fooled, sh
 from torch import nn
 from torch.nn import functional
 
-from keyhole.learning.training import fit
+from keyhole.learning.training import fit, optimizer_and_schedule
 from keyhole.models import build
 from keyhole.repairers.fine_tuning import FineTuning
 from keyhole.repairers.ft_sam import FTSAM, worst_gradients, worst_shift
@@ -208,7 +208,6 @@ def test_nad_pulls_the_students_attention_to_the_teachers(small, monkeypatch):
         settings = NAD(
             teacher_epochs=1,
             epochs=8,
-            fast_epochs=8,
             batch=16,
             learning_rate=0.01,
             levels=("group1",),
@@ -221,6 +220,18 @@ def test_nad_pulls_the_students_attention_to_the_teachers(small, monkeypatch):
         return attention_distance(*maps).item()
 
     assert gap(100.0) < 0.5 * gap(1e-6)
+
+
+@pytest.mark.parametrize(("fast", "rates"), [(0, [0.01] * 20), (2, [0.1] * 2 + [0.01] * 18)])
+def test_nad_trains_at_its_rate_and_before_at_ten_times_it(fast, rates):
+    recipe = NAD(fast_epochs=fast)._recipe(20)
+    optimizer, schedule = optimizer_and_schedule(nn.Linear(2, 2), recipe, 20)
+    found = []
+    for _ in rates:
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert found == pytest.approx(rates)
 
 
 # --- FT-SAM
