@@ -7,7 +7,7 @@ average pooling these are the channels of the last convolution, as in the paper,
 Differs from the paper: The paper leaves the tolerated fall of accuracy to the defender; 0.04 is our choice.
 
 Differs from the released code: Qi et al. first cut a fixed share and do not fine-tune (`epochs: 0` here). BackdoorBench
-judges accuracy on test data; here a part of the hold-out is used.
+judges accuracy on test data; here a part of the hold-out is used. It tunes for 100 epochs; here there are 10.
 
 Checked against: a planted unit that drives the target class; the pruning rule written as a loop.
 """

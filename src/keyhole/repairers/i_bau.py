@@ -8,9 +8,9 @@ Differs from the paper: The weights move by batches of which 1 % of the images a
 (all images: `portion: 1.0`).
 
 Differs from the released code (https://github.com/YiZeng623/I-BAU): The images are put in a new order in each round. At
-least one image of a batch is perturbed. As in its notebooks, lengths and rates are in images of 0..1, the perturbation
-is climbed without a bound and enters its ball once, at the end, and the inner loss of all steps is that of the first
-batch. (Its script has no ball.)
+least one image of a batch is perturbed. There are five rounds, as in its script (its notebooks: one). As in the
+notebooks, lengths and rates are in images of 0..1, the perturbation is climbed without a bound and enters its ball
+once, at the end, and the inner loss of all steps is that of the first batch. (The script has no ball.)
 
 Checked against: the hypergradient of a quadratic problem in closed form; the inner loss in float64; a planted trigger.
 """
