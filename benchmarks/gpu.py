@@ -17,7 +17,7 @@ import sys
 import time
 import types
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ stand_in("filelock", FileLock=None)
 
 from keyhole import models, rng  # noqa: E402
 from keyhole.attacks import Attack  # noqa: E402
+from keyhole.learning import training  # noqa: E402
 from keyhole.learning.recipes import Recipe, resolve  # noqa: E402
 from keyhole.learning.training import fit, latents, predict  # noqa: E402
 from keyhole.parameters import rules  # noqa: E402
@@ -310,6 +311,48 @@ def step_machine(bench: Bench) -> dict[str, Any]:
     return found
 
 
+def step_replay(bench: Bench) -> dict[str, Any]:
+    """Compare training that replays its passes with training that does not: gradients, and the seconds of a step."""
+    images, labels = (x.to(bench.device) for x in pictures(64 if bench.small else 5120, "replay", 10, 32))
+    recipe = bench.recipe("fast", epochs=2, precision="float32")
+    found: dict[str, Any] = {"graphs": bench.device.type == "cuda"}
+    nets = []
+    for name, steps in (("plain", 2**30), ("replayed", 1)):
+        net = models.build(MODEL, 10, images.cpu(), rng.stream("net")).to(bench.device)
+        gradients = []
+        with patched(training, "WORTH_RECORDING", steps):
+            loop = training.Loop(net, images, labels, recipe, rng.stream("loop"))
+            with loop.replayed():
+                for k, (x, y) in enumerate(loop):
+                    torch.nn.functional.cross_entropy(net(x), y).backward()
+                    gradients += [p.grad.clone() for p in net.parameters() if p.grad is not None]
+                    net.zero_grad(set_to_none=True)
+                    if k == 2:
+                        break
+            timed = bench.recipe("fast", epochs=10)
+            net = models.build(MODEL, 10, images.cpu(), rng.stream("net")).to(bench.device)
+            if not bench.small:
+                fit(net, images[:2560], labels[:2560], timed, rng.stream("loop"))
+            seconds, _ = bench.seconds(lambda net=net, timed=timed: fit(net, images, labels, timed, rng.stream("loop")))
+        found[f"{name}_ms_per_step"] = round(1e3 * seconds / (timed.epochs * (len(images) // timed.batch_size)), 2)
+        nets.append(torch.cat([g.flatten() for g in gradients]))
+    found["gradients_differ_by"] = float((nets[1] - nets[0]).norm() / nets[0].norm())
+    if found["gradients_differ_by"] > 0.01:  # more than TF32 rounds; then the other steps do without
+        training.WORTH_RECORDING = 2**30
+    return found
+
+
+@contextmanager
+def patched(module: Any, name: str, value: Any) -> Iterator[None]:
+    """Give a module's variable another value inside."""
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
 def step_methods(bench: Bench) -> dict[str, Any]:
     """Try every model and every method."""
     found, seconds = {}, {}
@@ -399,7 +442,7 @@ def step_defenses(bench: Bench, name: str) -> dict[str, Any]:
     victim, _ = victim_of(bench, name)
     evidence = replace(victim.evidence, images=victim.evidence.images[:0], labels=victim.evidence.labels[:0])
     short = {name: SHORT.get(name, {}) if bench.small else {} for name in ("bti_dbf", "neural_cleanse")}
-    short["neural_cleanse"] = short["neural_cleanse"] or {"epochs": 30}
+    short["neural_cleanse"] = short["neural_cleanse"] or {"epochs": 10}
 
     def invert(inverter: str) -> dict[str, Any]:
         method = registry.load("inverters", inverter, short[inverter])
@@ -427,15 +470,14 @@ def step_defenses(bench: Bench, name: str) -> dict[str, Any]:
 def steps() -> dict[str, tuple[Callable[[Bench], dict[str, Any]], int]]:
     """Return step -> its function, and the seconds for which it is not begun if they are not left."""
     found: dict[str, tuple[Callable[[Bench], dict[str, Any]], int]] = {"machine": (step_machine, 0)}
+    found["replay"] = (step_replay, 30)
     for name in ATTACKS:
         found[f"victim {name}"] = (lambda bench, name=name: victim_of(bench, name)[1], 45)
-    found["side by side"] = (step_side_by_side, 75)
-    for name in DEFENDED[:1]:
-        found[f"defenses {name}"] = (lambda bench, name=name: step_defenses(bench, name), 60)
     for name in ATTACKS[1:]:
-        found[f"detectors {name}"] = (lambda bench, name=name: step_detectors(bench, name), 30)
-    for name in DEFENDED[1:]:
-        found[f"defenses {name}"] = (lambda bench, name=name: step_defenses(bench, name), 60)
+        found[f"detectors {name}"] = (lambda bench, name=name: step_detectors(bench, name), 20)
+    for name in DEFENDED:
+        found[f"defenses {name}"] = (lambda bench, name=name: step_defenses(bench, name), 40)
+    found["side by side"] = (step_side_by_side, 70)
     found["paper"] = (step_paper, 30)
     found["methods"] = (step_methods, 60)
     return found

@@ -7,6 +7,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,14 @@ def invert(method: Any, foreign: victim.Foreign) -> dict[str, Any]:
 
 
 def repair(method: Any, foreign: victim.Foreign) -> dict[str, Any]:
-    """Return CA and ASR of the repaired network."""
-    ca, asr = foreign.rates(method.repair(foreign.evidence, stream("foreign", "repair")))
+    """Return CA and ASR of the repaired network; a repairer that starts from an inverter gets what that one finds."""
+    evidence = foreign.evidence
+    if hasattr(method, "inverter"):
+        inversion = registry.load("inverters", method.inverter).invert(evidence, stream("foreign", "invert"))
+        target = int(inversion.anomaly.argmax())
+        stamped = inversion.stamp(evidence.holdout_images, target)
+        evidence = replace(evidence, recovered=Recovered(stamped, target, bool(inversion.flagged[target])))
+    ca, asr = foreign.rates(method.repair(evidence, stream("foreign", "repair")))
     return {"CA": ca, "ASR": asr}
 
 

@@ -8,6 +8,7 @@ weights, bit for bit.
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Float
@@ -15,11 +16,14 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from keyhole.learning.batches import augmented_batches
+from keyhole.learning.graphs import replayed
 from keyhole.learning.recipes import Recipe
 from keyhole.types import Classifier, Images, Labels
 
 __all__ = ["Loop", "device_of", "fit", "forward_batch", "half", "half_precision", "latents", "logits"]
 __all__ += ["multiplies_in_bfloat16", "optimizer_and_schedule", "predict", "set_rate"]
+
+WORTH_RECORDING = 100  # steps; to record the passes takes about as long as 50
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +41,11 @@ def forward_batch(device: torch.device) -> int:
 def fit(net: nn.Module, images: Images, labels: Labels, recipe: Recipe, rng: Generator) -> None:
     """Train `net` in place and leave it in eval mode."""
     loop = Loop(net, images, labels, recipe, rng)
-    for x, y in loop:
-        with loop.half():
-            outputs = net(x)
-        loop.descend(functional.cross_entropy(outputs.float(), y))
+    with loop.replayed():
+        for x, y in loop:
+            with loop.half():
+                outputs = net(x)
+            loop.descend(functional.cross_entropy(outputs.float(), y))
 
 
 class Loop:
@@ -69,6 +74,13 @@ class Loop:
                 log.info("epoch %d/%d  loss %.3f  %.0f s", epoch, self._recipe.epochs, loss, seconds)
                 self._total.zero_()
         self._net.eval()
+
+    def replayed(self) -> AbstractContextManager[None]:
+        """Return a context in which a GPU replays the passes of the network, if there are enough of them."""
+        if self.steps < WORTH_RECORDING:
+            return nullcontext()
+        batch = self._images[: self._recipe.batch_size]
+        return replayed(self._net, batch, half_precision(self._recipe, batch.device))
 
     def half(self) -> torch.autocast:
         """Return a context in which networks run in bfloat16 if the recipe says so."""
@@ -102,6 +114,7 @@ def _optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             momentum=0.9,
             nesterov=recipe.schedule == "linear",  # the papers' stepped schedule has plain momentum
             weight_decay=recipe.weight_decay,
+            fused=trained[0].device.type == "cuda",  # elsewhere it would round otherwise and be no faster
         )
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
