@@ -14,6 +14,7 @@ from keyhole.inverters.bti_dbf import BTIDBF
 from keyhole.learning.decoupling import (
     STD,
     Decoupler,
+    Writer,
     arrivals,
     build_writer,
     decoupling_loss,
@@ -26,6 +27,7 @@ from keyhole.learning.decoupling import (
 )
 from keyhole.learning.training import predict
 from keyhole.parameters import ParameterError
+from keyhole.purifiers import bti_dbf_p
 from keyhole.purifiers.bti_dbf_p import BTIDBFP, purifying_loss
 from keyhole.repairers.bti_dbf_u import BTIDBFU, unlearning_loss
 from keyhole.rng import stream
@@ -266,6 +268,46 @@ def test_purifier_removes_the_planted_trigger_if_it_is_trained_to(steps, left):
     assert (clean == labels).double().mean() > 0.95
     hits = stamped[labels != TARGET] == TARGET
     assert abs(hits.double().mean() - left) < 0.1
+
+
+class Darkening(Writer):
+    """A planted purifier: what it gives back is 0.4 darker than what it gets, a gap of 4."""
+
+    def forward(self, x):
+        return x - 0.4
+
+
+@pytest.mark.parametrize("variant", ["projected", "paper"])
+def test_from_the_second_turn_on_the_purified_image_is_bounded_not_the_written_one(
+    variant: Literal["projected", "paper"], monkeypatch: pytest.MonkeyPatch
+):
+    turns, invert = [], Decoupler.invert
+
+    def watch(self, writer, *given, **named):
+        turns.append((writer.bound, named["target"], named["through"]))
+        invert(self, writer, *given, **named)
+        last.append(writer)
+
+    last: list[Writer] = []
+    monkeypatch.setattr(Decoupler, "invert", watch)
+    monkeypatch.setattr(bti_dbf_p, "build_writer", lambda channels, width, *_: Darkening(channels, width))
+    method = BTIDBFP(variant=variant, rounds=2, purify_steps=0, starts=1, invert_steps=60, generator_rate=0.01)
+    given = evidence(20)
+    method.learn(given, stream("purify"))
+    x = given.holdout_images / 255
+    (first_bound, no_target, plain), (second_bound, target, through) = turns
+    assert first_bound == (method.image_bound if variant == "projected" else None)
+    assert torch.equal(plain(x, x + 0.4), x + 0.4)
+    assert no_target is None
+    assert target in range(CLASSES)
+    assert second_bound is None
+    torch.testing.assert_close(through(x, x + 0.4), x)  # far written, purified to where it was: nothing to bound
+    seen = image_gap(x, through(x, x)).item()  # nothing written, purified far away
+    assert seen == pytest.approx(method.image_bound if variant == "projected" else 4, rel=1e-4)
+    if variant == "paper":  # so the generator has to write against the purifier, far beyond the bound
+        written = last[-1](x)
+        assert image_gap(x, written) > 1
+        assert image_gap(x, written - 0.4) < 2
 
 
 def test_noise_on_neurons_wakes_the_planted_class():

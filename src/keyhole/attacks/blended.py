@@ -4,7 +4,8 @@ Idea: x' = (1 - alpha) x + alpha T, with one picture T for all images. Qi et al.
 time.
 
 Differs from the released code: this module draws T, since the cartoon of Qi et al. is copyrighted; it can be given as a
-file.
+file. `noise`, the default, is flat in frequency: most of its power is above half of the Nyquist frequency, where a
+cartoon, and `shapes`, has a tenth. So a defense that smooths images takes away more of it.
 
 Checked against: the formula in float64.
 """

@@ -21,6 +21,9 @@ images that the generator sends there, times how far it moves their features (`D
 tell: natural weak spots send all images of a clean network to one class, but with features hardly farther from the
 clean ones than those of another image.
 
+The bound is the released one. Of the triggers of all attacks here, it leaves out Adap-Patch's of test time, and some of
+`dynamic`, by a little.
+
 Checked against: the losses in NumPy; a planted feature, at the defaults.
 """
 
