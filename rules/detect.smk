@@ -37,6 +37,7 @@ rule detect:
     log:
         f"{VICTIM}/detect/detect.log",
     resources:
+        gpu=1,
         mem_mb=memory(4000),
         runtime=120,
     params:
@@ -53,6 +54,7 @@ use rule detect as detect_long with:
     wildcard_constraints:
         detector="|".join(LONG) or "none",
     resources:
+        gpu=1,
         mem_mb=memory(4000),
         runtime=240,
     params:

@@ -10,6 +10,7 @@ rule invert:
     log:
         f"{VICTIM}/invert/{{inverter}}/invert.log",
     resources:
+        gpu=1,
         mem_mb=memory(4000),
         runtime=240,
     params:

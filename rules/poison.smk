@@ -13,6 +13,7 @@ rule surrogate:
     log:
         f"{SURROGATE}.log",
     resources:
+        gpu=1,
         mem_mb=memory(4000),
         runtime=240,
     params:
@@ -32,6 +33,7 @@ rule craft:
     log:
         f"{CRAFTED}/craft.log",
     resources:
+        gpu=1,
         mem_mb=memory(4000),
         runtime=120,
     params:

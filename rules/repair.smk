@@ -13,6 +13,7 @@ rule retrain:
     log:
         f"{DETECTION}/retrained/retrain.log",
     resources:
+        gpu=1,
         mem_mb=memory(4000),
         runtime=240,
     params:
@@ -37,6 +38,7 @@ rule train_defended:
     log:
         f"{VICTIM}/train/{{trainer}}/train.log",
     resources:
+        gpu=1,
         mem_mb=memory(4000),
         runtime=240,
     params:
@@ -69,6 +71,7 @@ rule repair:
     log:
         f"{VICTIM}/repair/{{repairer}}/repair.log",
     resources:
+        gpu=1,
         mem_mb=memory(4000),
         runtime=240,
     params:

@@ -11,6 +11,7 @@ rule filter:
     log:
         f"{VICTIM}/filter/{{filter}}/filter.log",
     resources:
+        gpu=1,
         mem_mb=memory(4000),
         runtime=60,
     params:
@@ -34,6 +35,7 @@ rule purify:
     log:
         f"{VICTIM}/purify/{{purifier}}/purify.log",
     resources:
+        gpu=1,
         mem_mb=memory(4000),
         runtime=60,
     params:

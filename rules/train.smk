@@ -11,6 +11,7 @@ rule train:
     log:
         f"{VICTIM}/train.log",
     resources:
+        gpu=1,
         mem_mb=memory(4000),
         runtime=240,
     params:
@@ -52,6 +53,7 @@ rule ask_clean_model:
     log:
         f"{VICTIM}/natural.log",
     resources:
+        gpu=1,
         mem_mb=memory(3000),
         runtime=30,
     params:
@@ -71,6 +73,7 @@ rule latents:
     log:
         f"{VICTIM}/latents.log",
     resources:
+        gpu=1,
         mem_mb=memory(4000),
         runtime=60,
     params:

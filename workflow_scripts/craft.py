@@ -2,9 +2,10 @@
 
 from keyhole import artifacts, rng
 from keyhole.running.attacker import load_attack
+from keyhole.running.devices import on_device
 from keyhole.running.nets import load_net
 from keyhole.running.outcome import attempt
-from keyhole.running.setup import begin, on_device
+from keyhole.running.setup import begin
 
 begin(snakemake.threads, snakemake.log[0], snakemake.rule)
 cell = snakemake.wildcards

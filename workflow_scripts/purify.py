@@ -2,9 +2,10 @@
 
 from keyhole import artifacts, rng
 from keyhole.running.answers import answer, load_exam
+from keyhole.running.devices import on_device
 from keyhole.running.inputs import limit_holdout, load_evidence
 from keyhole.running.passes import attempt_and_count
-from keyhole.running.setup import begin, instantiate, on_device
+from keyhole.running.setup import begin, instantiate
 
 begin(snakemake.threads, snakemake.log[0], snakemake.rule)
 cell, given, params = snakemake.wildcards, snakemake.input, snakemake.params

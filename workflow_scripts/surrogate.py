@@ -2,8 +2,9 @@
 
 from keyhole import artifacts, models, rng
 from keyhole.learning import recipes, training
+from keyhole.running.devices import on_device
 from keyhole.running.nets import save_net
-from keyhole.running.setup import begin, on_device
+from keyhole.running.setup import begin
 
 begin(snakemake.threads, snakemake.log[0], snakemake.rule)
 cell, train = snakemake.wildcards, snakemake.input["train"]

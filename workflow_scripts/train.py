@@ -4,9 +4,10 @@ from keyhole import artifacts, models, rng
 from keyhole.learning import recipes
 from keyhole.running.answers import answer, load_exam
 from keyhole.running.attacker import load_attack
+from keyhole.running.devices import on_device
 from keyhole.running.nets import save_net
 from keyhole.running.outcome import attempt
-from keyhole.running.setup import begin, instantiate, on_device
+from keyhole.running.setup import begin, instantiate
 from keyhole.running.victim import train_victim
 from keyhole.types import Poisoned
 

@@ -4,8 +4,9 @@ from keyhole import artifacts, models, rng
 from keyhole.learning import recipes
 from keyhole.running.answers import load_exam
 from keyhole.running.defended import save_defended
+from keyhole.running.devices import on_device
 from keyhole.running.outcome import attempt
-from keyhole.running.setup import begin, instantiate, on_device
+from keyhole.running.setup import begin, instantiate
 from keyhole.types import Poisoned
 
 begin(snakemake.threads, snakemake.log[0], snakemake.rule)

@@ -17,6 +17,7 @@ from tests.foreign import victim
 from keyhole.learning.training import predict
 from keyhole.planning import registry
 from keyhole.rng import stream
+from keyhole.types import Recovered
 
 ROLES = ("inverters", "repairers", "purifiers")
 HEAD = {

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from keyhole import artifacts
+from keyhole.running.devices import on_device
 from keyhole.running.nets import load_net
-from keyhole.running.setup import on_device
 from keyhole.types import Evidence, Poisoned, Recovered
 
 __all__ = ["limit_holdout", "load_evidence"]

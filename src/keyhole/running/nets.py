@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from keyhole import artifacts
-from keyhole.running.setup import on_device
+from keyhole.running.devices import on_device
 from keyhole.types import Classifier
 
 __all__ = ["load_net", "save_net"]

@@ -9,8 +9,8 @@ from filelock import FileLock
 from keyhole import artifacts, models, rng
 from keyhole.learning.recipes import Recipe
 from keyhole.learning.training import fit
+from keyhole.running.devices import on_device
 from keyhole.running.nets import load_net, save_net
-from keyhole.running.setup import on_device
 from keyhole.types import Classifier, Images, Labels, Poisoned
 
 __all__ = ["retrain"]

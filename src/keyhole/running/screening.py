@@ -9,9 +9,9 @@ from torch import Generator, Tensor
 from keyhole.filters import Filter
 from keyhole.learning.training import predict
 from keyhole.running.answers import Exam, trigger_rows
+from keyhole.running.devices import on_device
 from keyhole.running.outcome import Outcome
 from keyhole.running.passes import attempt_and_count
-from keyhole.running.setup import on_device
 from keyhole.types import Evidence, Images, Mask, Suspicion
 
 __all__ = ["Inputs", "draw", "reserve", "screen"]

@@ -1,4 +1,4 @@
-"""The first steps of a job: set its threads and its log, choose its device, build its method."""
+"""The first steps of a job: set its threads and its log, build its method."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ import torch
 from keyhole.parameters import ORACLE, told_by_oracle
 from keyhole.planning import registry
 
-__all__ = ["begin", "instantiate", "on_device"]
+__all__ = ["begin", "instantiate"]
 
 
 def begin(threads: int, log_file: str, rule: str) -> None:
@@ -18,11 +18,6 @@ def begin(threads: int, log_file: str, rule: str) -> None:
     torch.set_num_threads(threads)
     logging.basicConfig(filename=log_file, filemode="w", level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("keyhole").info("rule %s", rule)
-
-
-def on_device(value: Any) -> Any:
-    """Move a tensor or a network to the GPU if there is one."""
-    return value.to("cuda") if torch.cuda.is_available() else value
 
 
 def instantiate(role: str, entry: str, truth: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, str]]:

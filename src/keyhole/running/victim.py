@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 from keyhole.attacks import Attack
 from keyhole.learning.recipes import Recipe
 from keyhole.learning.training import fit
-from keyhole.running.setup import on_device
+from keyhole.running.devices import on_device
 from keyhole.types import Classifier, Images, Labels, Poisoned
 
 __all__ = ["train_victim"]
