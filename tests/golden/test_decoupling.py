@@ -252,7 +252,7 @@ def test_inversion_at_its_defaults_finds_the_planted_class_and_its_trigger():
 
 
 def test_unlearning_removes_the_planted_backdoor():
-    net = BTIDBFU(learning_rate=0.01).repair(evidence(20), stream("repair"))
+    net = BTIDBFU(learning_rate=0.003).repair(evidence(20), stream("repair"))
     accuracy, asr = rates(net)
     assert accuracy > 0.95
     assert asr < 0.1

@@ -4,11 +4,11 @@ Idea: In turns, a generator is trained as in `bti_dbf`, and the network learns t
 labels and their clean feature maps. From the second turn on, the generator also aims at the class to which it sent
 images most surely in the first turn.
 
-Differs from the released code: The differences of `bti_dbf` apply, but images are shifted and batch normalization is
-trained on mixed batches, as in the code. The maps of clean images are targets through which no gradient flows, and
-distances from them are in units of their variance (in their own units with `variant: released`, as are all other
-values). The code takes 5 x (400 + 600 + 600) steps of 128 images; here there are 150 + 5 x 80 + 200 and then
-2 x (150 + 80 + 200) of 32.
+Differs from the released code: The differences of `bti_dbf` apply. Half of each batch carries the trigger, in the code
+a tenth. Batch normalization is trained on mixed batches, as in the code. The maps of clean images are targets through
+which no gradient flows, and distances from them are in units of their variance (in their own units with
+`variant: released`, as are all other values). The code takes 5 x (400 + 600 + 600) steps of 128 images; here there are
+150 + 5 x 80 + 200 and then 150 + 80 + 200 of 32.
 
 Checked against: the loss in closed form; a planted backdoor that has to go.
 """
@@ -36,11 +36,10 @@ class BTIDBFU(Decoupling, Repairer):
         "released": {**Decoupling.RELEASED, "rounds": 5, "unlearn_steps": 600, "learning_rate": 1e-4, "share": 0.1}
     }
 
-    crops: bool = True  # shift images by up to 4 pixels
-    rounds: Count = 3  # turns of mask, generator and network
+    rounds: Count = 2  # turns of mask, generator and network
     unlearn_steps: Natural = 200  # of the network, in each turn
     learning_rate: Positive = 1e-4  # of Adam, for the network
-    share: Share = 0.1  # of a batch that carries the trigger; rounded down, plus one image
+    share: Share = 0.5  # of a batch that carries the trigger; rounded down, plus one image
 
     def repair(self, evidence: Evidence, rng: Generator) -> nn.Module:
         """Train the generator and the network in turns.
