@@ -21,6 +21,10 @@ from jaxtyping import install_import_hook
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite may share its cores
 install_import_hook("keyhole", "beartype.beartype")
 
+from tests import pretended_gpu  # noqa: E402
+
+pretended_gpu.register()  # autograd counts devices when it first runs
+
 ROOT = Path(__file__).parents[1]
 PARTS = ("Snakefile", "rules", "workflow_scripts", "src", "profiles", "slurm", "grids", "config.yaml")
 

@@ -391,7 +391,7 @@ def test_input_aware_payload_wears_its_own_trigger_and_cover_that_of_the_next_ro
 def test_input_aware_cover_wears_another_trigger_wherever_its_parts_end(monkeypatch):
     attack = registry.load("attacks", "input_aware", {"width": 8})
     attack, x = attack.equipped(attack.parts(setting())[0].tensors()), images(6)
-    monkeypatch.setattr("keyhole.learning.training.forward_batch", lambda device: 3)
+    monkeypatch.setattr("keyhole.learning.training.forward_batch", lambda *_: 3)
     own, crossed = attack.apply_trigger(x, rng.stream("t")), attack.plant_cover(x, rng.stream("c"))
     assert not (own == crossed).flatten(1).all(1).any()
 

@@ -153,3 +153,12 @@ def test_recipes_do_not_mirror_where_a_label_would_change():
     assert recipes.resolve("fast", "cifar10", flips=True).flip
     assert recipes.resolve("paper", "gtsrb", flips=False).epochs == 100
     assert recipes.resolve("cpu", "cifar10", True, {"epochs": 3}).epochs == 3
+
+
+def test_a_pass_fits_the_free_memory_of_a_gpu():
+    gib = 2**30
+    assert training.passing(140 * gib, 32 * 32) == 4096
+    assert training.passing(8 * gib, 32 * 32) == 256
+    assert training.passing(8 * gib, 224 * 224) == 5
+    assert training.passing(0, 32 * 32) == 1
+    assert training.forward_batch(torch.device("cpu"), torch.zeros(1, 3, 32, 32)) == 256

@@ -152,7 +152,7 @@ def read_maps(
 ) -> Iterator[tuple[Rows, Float[Tensor, "b c s"]]]:
     """Yield batches of the rows with their activation maps; a flat vector is a map of one pixel."""
     device = device_of(net)
-    for part in rows.split(forward_batch(device)):
+    for part in rows.split(forward_batch(device, images)):
         activations = net.levels(images[part].to(device))
         if level not in activations:
             raise ValueError(f"expected map_level among {', '.join(activations)}, got {level}")

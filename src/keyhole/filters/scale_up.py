@@ -63,7 +63,7 @@ class ScaleUp(Filter):
 def consistency(net: nn.Module, images: Images, scales: tuple[int, ...]) -> tuple[Labels, Float[Tensor, " n"]]:
     """Return the predicted labels, and the share of scales that keep them (equation 2)."""
     labels, shares = [], []
-    for chunk in images.split(forward_batch(device_of(net))):
+    for chunk in images.split(forward_batch(device_of(net), images)):
         labels.append(predict(net, chunk))
         kept = [predict(net, (chunk.int() * n).clamp(max=255).to(torch.uint8)) == labels[-1] for n in scales]
         shares.append(torch.stack(kept).float().mean(0))

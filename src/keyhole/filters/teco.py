@@ -70,7 +70,7 @@ def breaking_points(
     """
     points = []
     device = device_of(net)
-    for chunk in tqdm(images.split(forward_batch(device)), desc="teco", disable=None):
+    for chunk in tqdm(images.split(forward_batch(device, images)), desc="teco", disable=None):
         x = chunk.to(device)
         labels = predict(net, x)
         first = torch.full((len(x), len(NAMES)), len(SEVERITIES) + 1.0, device=device)

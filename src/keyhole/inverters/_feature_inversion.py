@@ -125,7 +125,7 @@ def build_tasks(evidence: Evidence) -> list[Task]:
     evidence.require_holdout()
     net = evidence.frozen()
     images, labels, device = evidence.holdout_images, evidence.holdout_labels, device_of(net)
-    maps = torch.cat([net.feature_maps(x.to(device)) for x in images.split(forward_batch(device))])
+    maps = torch.cat([net.feature_maps(x.to(device)) for x in images.split(forward_batch(device, images))])
     counts = torch.bincount(labels, minlength=net.head.out_features)
     if not counts.all() or len(labels) - int(counts.max()) < 2:
         raise ValueError(

@@ -123,7 +123,7 @@ def run_epoch(
     for rows in batches:
         x = images[rows.to(images.device)].to(raw.device, torch.float32)
         raw.grad = torch.zeros_like(raw)
-        for group in running.chunk(math.ceil(len(running) * len(x) / forward_batch(raw.device))):
+        for group in running.chunk(math.ceil(len(running) * len(x) / forward_batch(raw.device, images))):
             loss, reached = loss_of(x, rows, group)
             loss.sum().backward()
             hits[group] += reached

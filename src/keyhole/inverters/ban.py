@@ -89,7 +89,7 @@ class BAN(Inverter):
 @torch.no_grad()
 def shares(net: Classifier, features: Float[Tensor, "d mh mw"], decoupler: Decoupler) -> Float[Tensor, " k"]:
     """Return, for each class, the share of the other classes' hold-out images sent there by these features alone."""
-    parts = decoupler.images.split(forward_batch(decoupler.images.device))
+    parts = decoupler.images.split(forward_batch(decoupler.images.device, decoupler.images))
     predicted = torch.cat([net.classify(features * net.feature_maps(x)).argmax(1) for x in parts])
     return arrivals(predicted, decoupler.labels, net.head.out_features)
 

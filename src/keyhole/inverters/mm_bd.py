@@ -52,7 +52,7 @@ class MMBD(Inverter):
         classes = logits(net, torch.zeros(1, *shape, dtype=torch.uint8)).shape[1]
         start = torch.rand(classes, self.starts, *shape, generator=rng)
         targets, margins = torch.arange(classes), []
-        groups = targets.chunk(math.ceil(classes * self.starts / forward_batch(device)))
+        groups = targets.chunk(math.ceil(classes * self.starts / forward_batch(device, start)))
         for group in tqdm(groups, desc="mm_bd", disable=None):
             margins.append(self._ascend(net, start[group].to(device), group.to(device)))
         anomaly = negative_log_p(torch.cat(margins).cpu().double()).float()

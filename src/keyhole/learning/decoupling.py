@@ -201,7 +201,7 @@ class Decoupler:
         device = device_of(self.net)
         self.images, self.labels = evidence.holdout_images.to(device), evidence.holdout_labels.to(device)
         with torch.no_grad():
-            parts = self.images.split(forward_batch(device))
+            parts = self.images.split(forward_batch(device, self.images))
             self.maps = torch.cat([self.net.feature_maps(part) for part in parts])
             self.answers = self.net.classify(self.maps).argmax(1)
         self.variance = float(self.maps.var(0, unbiased=False).mean().clamp(min=1e-12))
@@ -253,7 +253,7 @@ class Decoupler:
     @torch.no_grad()
     def agreement(self, mask: FeatureMask | Float[Tensor, ""]) -> float:
         """Return the share of the hold-out that the network classifies from masked maps as it does from whole ones."""
-        parts = self.maps.split(forward_batch(self.maps.device))
+        parts = self.maps.split(forward_batch(self.maps.device, self.images))
         answers = torch.cat([self.net.classify(mask * part).argmax(1) for part in parts])
         return float((answers == self.answers).float().mean())
 
@@ -330,7 +330,7 @@ class Decoupler:
         """
         predicted, gaps = [], []
         for maps, part in zip(
-            *(x.split(forward_batch(self.maps.device)) for x in (self.maps, self.images)), strict=True
+            *(x.split(forward_batch(self.maps.device, self.images)) for x in (self.maps, self.images)), strict=True
         ):
             stamped = writer.stamp(part).float()
             if noise:

@@ -55,7 +55,7 @@ def apply_to_images(function: Callable[..., Tensor], images: Images, *others: Im
     """
     if not len(images):  # such as cover rows of an attack that has none
         return images.clone()
-    size = training.forward_batch(images.device)
+    size = training.forward_batch(images.device, images)
     chunks = zip(*(x.split(size) for x in (images, *others)), strict=True)
     results = (function(*(x.float().div(255) for x in chunk)) for chunk in chunks)
     return torch.cat([x.mul(255).round().clamp(0, 255).to(torch.uint8) for x in results])

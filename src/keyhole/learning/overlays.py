@@ -32,7 +32,7 @@ def mean_entropy(
     if mixing == "qi":  # norm(x) + norm(o) = norm(x + o - 255 mean)
         over = over - 255 * getattr(net, "mean", torch.zeros(1, device=device)).float()
     entropies = []
-    for chunk in tqdm(images.split(forward_batch(device)), desc="strip", disable=None):
+    for chunk in tqdm(images.split(forward_batch(device, images)), desc="strip", disable=None):
         x = chunk.to(device, torch.float32)
         total = x.new_zeros(len(x))
         for other in over:

@@ -23,6 +23,7 @@ from keyhole.types import Classifier, Images, Labels
 __all__ = ["Loop", "device_of", "fit", "forward_batch", "half", "half_precision", "latents", "logits"]
 __all__ += ["multiplies_in_bfloat16", "optimizer_and_schedule", "predict", "set_rate"]
 
+BYTES_PER_PIXEL = 2**15  # ResNet-18 keeps 12,500 for gradients in bfloat16, so twice that in float32
 WORTH_RECORDING = 100  # steps; to record the passes takes about as long as 50
 
 log = logging.getLogger(__name__)
@@ -33,9 +34,20 @@ def device_of(net: nn.Module) -> torch.device:
     return next(net.parameters()).device
 
 
-def forward_batch(device: torch.device) -> int:
-    """Return how many images make one forward pass; on a CPU larger batches overflow the cache and are slower."""
-    return 256 if device.type == "cpu" else 4096
+def forward_batch(device: torch.device, images: Tensor) -> int:
+    """Return how many images of this height and width make one pass.
+
+    On a CPU larger batches overflow the cache and are slower; on a GPU they must fit its free memory.
+    """
+    if device.type != "cuda":
+        return 256
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return passing(torch.cuda.mem_get_info(device)[0] + unused, images.shape[-2] * images.shape[-1])
+
+
+def passing(free: int, pixels: int) -> int:
+    """Return how many images of so many pixels make one pass in so many free bytes: 4096 at most, 1 at least."""
+    return max(1, min(4096, free // (BYTES_PER_PIXEL * pixels)))
 
 
 def fit(net: nn.Module, images: Images, labels: Labels, recipe: Recipe, rng: Generator) -> None:
@@ -167,7 +179,7 @@ def logits(net: nn.Module, images: Images) -> Float[Tensor, "n k"]:
     """Return the outputs for every image, in eval mode, on the images' device."""
     net.eval()
     device = device_of(net)
-    chunks = [net(chunk.to(device)).to(images.device) for chunk in images.split(forward_batch(device))]
+    chunks = [net(chunk.to(device)).to(images.device) for chunk in images.split(forward_batch(device, images))]
     return torch.cat(chunks)
 
 
@@ -184,7 +196,7 @@ def latents(net: Classifier, images: Images, levels: tuple[str, ...]) -> dict[st
     net.eval()
     device = device_of(net)
     chunks: dict[str, list[Tensor]] = {level: [] for level in levels}
-    for chunk in images.split(forward_batch(device)):
+    for chunk in images.split(forward_batch(device, images)):
         activations = net.levels(chunk.to(device))
         for level in levels:
             x = activations[level]

@@ -74,7 +74,7 @@ class BTIDBFP(Decoupling, Purifier):
         purifier, device = self.learn(evidence, rng), device_of(evidence.net)
         purified = []
         with torch.no_grad():
-            for part in images.split(forward_batch(device)):
+            for part in images.split(forward_batch(device, images)):
                 x = purifier(self._noisy(part.to(device).float().div(255), rng))
                 purified.append(x.mul(255).round().to(images.device, torch.uint8))
         return torch.cat(purified)

@@ -93,7 +93,7 @@ def heat_maps(net: Classifier, images: Images, level: str) -> Float[Tensor, "n h
     An image in which nothing speaks for the class gets zeros.
     """
     device, heats = device_of(net), []
-    for chunk in images.split(forward_batch(device)):
+    for chunk in images.split(forward_batch(device, images)):
         heat = grad_cam(net, chunk.to(device), level)
         heat = functional.interpolate(heat[:, None], chunk.shape[2:], mode="bilinear", align_corners=False)[:, 0]
         heat = heat - heat.amin((1, 2), keepdim=True)
