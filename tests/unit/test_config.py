@@ -405,6 +405,7 @@ def test_a_file_that_cannot_be_written_costs_nothing_but_time() -> None:
 @pytest.mark.parametrize(
     ("given", "path", "words"),
     [
+        ({"recipe": {"name": "cpu", "sam": 0.05}, "attacks": {"wanet": {}}}, "recipe.sam", "since wanet control"),
         ({"attacks": {"tact": {"cover_classes": [1]}}}, "attacks.tact.cover_classes", "none of source_classes"),
         ({"attacks": {"adap_patch": {"opacities": [0.5]}}}, "attacks.adap_patch.opacities", "1 for 4"),
         ({"attacks": {"dynamic": {"share": 0.9}}}, "attacks.dynamic.share", "<= 0.333"),

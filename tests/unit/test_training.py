@@ -1,5 +1,6 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -7,6 +8,7 @@ from torch import nn
 from keyhole import models, rng
 from keyhole.learning import recipes, training
 from keyhole.learning.batches import augment, augmented_batches
+from keyhole.types import Classifier
 
 QUICK = recipes.resolve("cpu", "digits", flips=False, overrides={"epochs": 2, "batch_size": 32, "precision": "float32"})
 
@@ -51,6 +53,69 @@ def test_a_separable_task_is_learned():
     images, labels = made()
     net = trained(recipe=dataclasses.replace(QUICK, epochs=6))
     assert (training.predict(net, images) == labels).float().mean() > 0.95
+
+
+def one_linear_step(sam):
+    """One step on one batch, of a linear network that reads pixels of 0..1."""
+    images, labels = made(shape=(1, 16, 16))
+    net = Classifier({"penultimate": nn.Flatten()}, nn.Linear(256, 4), 1)
+    net.mean.zero_()
+    net.std.fill_(1)
+    with torch.no_grad():
+        net.head.weight.copy_(torch.randn(4, 256, generator=rng.stream("head")) / 20)
+        net.head.bias.zero_()
+    recipe = recipes.Recipe(
+        epochs=1,
+        batch_size=160,
+        optimizer="sgd",
+        learning_rate=0.5,
+        weight_decay=0.0,
+        schedule="steps",
+        flip=False,
+        precision="float32",
+        sam=sam,
+    )
+    start = net.head.weight.detach().clone().double().numpy()
+    training.fit(net, images, labels, recipe, rng.stream("step"))
+    return net, start, images.flatten(1).numpy() / 255, labels.numpy()
+
+
+@pytest.mark.parametrize("sam", [0.0, 0.7])
+def test_sharpness_aware_minimization_takes_the_gradient_uphill(sam):
+    net, w, x, y = one_linear_step(sam)
+    b = np.zeros(4)
+
+    def slope(w, b):
+        z = x @ w.T + b
+        p = np.exp(z - z.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        p[np.arange(len(y)), y] -= 1
+        return p.T @ x / len(y), p.mean(0)
+
+    gw, gb = slope(w, b)
+    scale = sam / np.sqrt((gw**2).sum() + (gb**2).sum())
+    uw, ub = slope(w + scale * gw, b + scale * gb)
+    np.testing.assert_allclose(net.head.weight.detach().numpy(), w - 0.5 * uw, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(net.head.bias.detach().numpy(), b - 0.5 * ub, rtol=0, atol=2e-6)
+
+
+def test_looking_uphill_leaves_the_statistics_of_batch_normalization_alone():
+    """The statistics come from the passes at the weights themselves, of which both trainings make the same number."""
+    plain, sharp = trained(), trained(recipe=dataclasses.replace(QUICK, sam=0.05))
+    counts = [[b for name, b in net.named_buffers() if "num_batches" in name] for net in (plain, sharp)]
+    assert counts[0]
+    assert all(torch.equal(a, b) for a, b in zip(*counts, strict=True))
+    assert not torch.equal(weights(plain), weights(sharp))
+
+
+def test_an_attacker_who_controls_training_cannot_look_uphill():
+    images, labels = made()
+    recipe = dataclasses.replace(QUICK, sam=0.05)
+    net = models.build("convnet", 4, images, rng.stream("net"))
+    loop = training.Loop(net, images, labels, recipe, rng.stream("loop"))
+    x, y = next(iter(loop))
+    with pytest.raises(ValueError, match="recipe"):
+        loop.descend(nn.functional.cross_entropy(net(x), y))
 
 
 def test_batches_hold_every_row_once_an_epoch_and_leave_out_the_partial_one():

@@ -28,6 +28,7 @@ class Recipe(Checked):
     pad: Natural = 0  # pixels added on each side before a random crop
     pad_mode: Literal["constant", "replicate", "reflect"] = "replicate"
     rotation: NonNegative = 0.0  # degrees; angles are drawn from -rotation to +rotation
+    sam: NonNegative = 0.0  # radius of sharpness-aware minimization; 0 = off, as the papers of this field train
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware multiplies in it
 
 

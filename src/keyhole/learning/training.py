@@ -7,8 +7,9 @@ weights, bit for bit.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -55,9 +56,13 @@ def fit(net: nn.Module, images: Images, labels: Labels, recipe: Recipe, rng: Gen
     loop = Loop(net, images, labels, recipe, rng)
     with loop.replayed():
         for x, y in loop:
-            with loop.half():
-                outputs = net(x)
-            loop.descend(functional.cross_entropy(outputs.float(), y))
+
+            def loss(x: Tensor = x, y: Tensor = y) -> Tensor:
+                with loop.half():
+                    outputs = net(x)
+                return functional.cross_entropy(outputs.float(), y)
+
+            loop.descend(loss(), again=loss)
 
 
 class Loop:
@@ -99,13 +104,42 @@ class Loop:
         device = self._total.device
         return torch.autocast(device.type, torch.bfloat16, enabled=half_precision(self._recipe, device))
 
-    def descend(self, loss: Tensor) -> None:
-        """Take one step of the optimizer, down the gradient of `loss`, and one of its schedule."""
+    def descend(self, loss: Tensor, again: Callable[[], Tensor] | None = None) -> None:
+        """Take one step of the optimizer, down the gradient of `loss`, and one of its schedule.
+
+        Args:
+            again: computes the loss of the batch anew; for sharpness-aware minimization, which recipes may ask for.
+
+        Raises:
+            ValueError: the recipe asks for it, and the loss cannot be computed again.
+        """
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if self._recipe.sam:
+            if again is None:
+                raise ValueError(f"recipe.sam: expected 0 where an attacker controls training, got {self._recipe.sam}")
+            self._look_uphill(again)
         self._optimizer.step()
         self._schedule.step()
         self._total += loss.detach()
+
+    def _look_uphill(self, loss: Callable[[], Tensor]) -> None:
+        """Replace the gradient by that at the weights shifted along it (Foret et al., 2021, arXiv:2010.01412, eq. 2).
+
+        The statistics of batch normalization stay those of the pass at the weights themselves.
+        """
+        weights = [p for p in self._net.parameters() if p.grad is not None]
+        before = [(tensor, tensor.detach().clone()) for tensor in (*weights, *self._net.buffers())]
+        gradients = [cast(Tensor, p.grad) for p in weights]
+        length = torch.stack([gradient.norm() for gradient in gradients]).norm() + 1e-12
+        with torch.no_grad():
+            for p, gradient in zip(weights, gradients, strict=True):
+                p.add_(gradient * (self._recipe.sam / length))
+        self._optimizer.zero_grad(set_to_none=True)
+        loss().backward()
+        with torch.no_grad():
+            for tensor, value in before:
+                tensor.copy_(value)
 
 
 def optimizer_and_schedule(

@@ -19,10 +19,12 @@ def check_possible(grid: Grid) -> None:
     """Refuse what cannot be run.
 
     Raises:
-        ValueError: a skip without a cell, no cell left, a hold-out too small or too large, a level or a class that does
-            not exist, more payload and cover rows than there are, or no payload row.
+        ValueError: a skip without a cell, no cell left, a recipe that an attacker cannot follow, a hold-out too small
+            or too large, a level or a class that does not exist, more payload and cover rows than there are, or no
+            payload row.
     """
     _check_skips(grid)
+    _check_recipe(grid)
     _check_holdout(grid)
     _check_inverters(grid)
     _check_levels(grid)
@@ -40,6 +42,13 @@ def _check_skips(grid: Grid) -> None:
             _fail(f"skip[{i}]", "no cell of the grid fits; take it out, or choose values that go together")
     if not grid.cells():
         _fail("skip", "all cells are skipped; leave at least one")
+
+
+def _check_recipe(grid: Grid) -> None:
+    """Refuse sharpness-aware minimization where attackers train with losses of their own."""
+    if grid.recipe.parameters.get("sam") and grid.trained_by_attacker:
+        who = ", ".join(sorted(grid.trained_by_attacker))
+        _fail("recipe.sam", f"expected 0, since {who} control training; take them out of this grid, or leave sam out")
 
 
 def _check_holdout(grid: Grid) -> None:
