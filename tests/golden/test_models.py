@@ -66,6 +66,7 @@ def test_torchvision_s_compiled_operators_run():
         ("resnet18", 11_173_962),  # torchvision's 11,689,512 with a 3x3 stem and ten classes
         ("preact_resnet18", 11_171_146),  # without the paper's last batch normalization, as BackdoorBench
         ("convnet", 157_626),
+        ("convnet_wide", 1_972_802),
     ],
 )
 def test_parameter_count(name: str, count: int):

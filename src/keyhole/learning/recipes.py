@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from keyhole.parameters import Checked, Count, Fraction, Natural, NonNegative, Positive
+from keyhole.parameters import Checked, Count, Fraction, Natural, NonNegative, Positive, Share
 
 __all__ = ["RECIPES", "Recipe", "parse", "resolve"]
 
@@ -18,9 +18,9 @@ class Recipe(Checked):
 
     epochs: Count
     batch_size: Count
-    optimizer: Literal["sgd", "adamw"]
+    optimizer: Literal["sgd", "adamw", "muon"]
     learning_rate: Positive  # the highest during training
-    weight_decay: NonNegative  # adamw: on weights only; sgd: on all parameters, as in the papers
+    weight_decay: NonNegative  # adamw: on weights only; sgd: on all, as in the papers; muon: not on convolutions
     schedule: Literal["steps", "linear"]  # steps: x 0.1 at each milestone; linear: down to 0
     warmup: Fraction = 0.0  # share of all steps in which the rate rises, from 20 % of it
     milestones: tuple[Fraction, ...] = ()  # fractions of all epochs
@@ -28,6 +28,7 @@ class Recipe(Checked):
     pad: Natural = 0  # pixels added on each side before a random crop
     pad_mode: Literal["constant", "replicate", "reflect"] = "replicate"
     rotation: NonNegative = 0.0  # degrees; angles are drawn from -rotation to +rotation
+    smoothing: Share = 0.0  # of labels
     sam: NonNegative = 0.0  # radius of sharpness-aware minimization; 0 = off, as the papers of this field train
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware multiplies in it
 
@@ -67,6 +68,17 @@ RECIPES = {
         weight_decay=0.05,
         schedule="linear",
         warmup=0.15,
+    ),
+    # for `convnet_wide` on one CPU core; crops mirror the border, since a black one beside a moved patch hides it
+    "cpu_strong": Recipe(
+        epochs=6,
+        batch_size=250,
+        optimizer="muon",
+        learning_rate=0.12,
+        weight_decay=5e-4,
+        schedule="linear",
+        pad=1,
+        pad_mode="reflect",
     ),
 }
 

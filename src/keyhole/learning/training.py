@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from keyhole.learning.batches import augmented_batches
 from keyhole.learning.graphs import replayed
+from keyhole.learning.muon import Muon
 from keyhole.learning.recipes import Recipe
 from keyhole.types import Classifier, Images, Labels
 
@@ -60,7 +61,7 @@ def fit(net: nn.Module, images: Images, labels: Labels, recipe: Recipe, rng: Gen
             def loss(x: Tensor = x, y: Tensor = y) -> Tensor:
                 with loop.half():
                     outputs = net(x)
-                return functional.cross_entropy(outputs.float(), y)
+                return functional.cross_entropy(outputs.float(), y, label_smoothing=recipe.smoothing)
 
             loop.descend(loss(), again=loss)
 
@@ -153,6 +154,8 @@ def optimizer_and_schedule(
 
 def _optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     trained = [p for p in net.parameters() if p.requires_grad]
+    if recipe.optimizer == "muon":
+        return Muon(net, recipe.learning_rate, recipe.weight_decay)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
             trained,

@@ -13,6 +13,7 @@ Cost: with the `cpu` recipe, training on CIFAR-10 takes two minutes on one CPU c
 """
 
 import math
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -22,36 +23,48 @@ from torch.nn import functional
 
 from keyhole.types import Classifier, Images
 
-__all__ = ["build"]
+__all__ = ["ConvNet", "Plan", "build"]
 
-PATCH = 4  # pixels
-FILTERS = 24  # at most, since a patch of one channel has only 16 dimensions
-WIDTHS = (32, 64, 64)
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The sizes of a network of this kind."""
+
+    patch: int = 4  # pixels of a side of the stem's filters
+    stride: int = 2  # of the stem
+    padding: int = 1  # around the image, for the stem
+    filters: int = 24  # at most, since a patch of one channel has only 16 dimensions
+    widths: tuple[int, int, int] = (32, 64, 64)
+    last: int = 2  # larger last maps are pooled to this side
+    scaled: bool = True  # batch normalization learns a scale
+    momentum: float = 0.1  # of the statistics of batch normalization
 
 
 def build(classes: int, shape: tuple[int, int, int]) -> Classifier:
     """Build a network with levels of 48, 32, 64 and 64 channels, then the last map, flattened."""
-    return ConvNet(classes, shape)
+    return ConvNet(classes, shape, Plan())
 
 
 class ConvNet(Classifier):
     """A classifier whose first filters are computed from data and then frozen."""
 
-    def __init__(self, classes: int, shape: tuple[int, int, int]) -> None:
+    def __init__(self, classes: int, shape: tuple[int, int, int], plan: Plan) -> None:
+        self.plan = plan
         channels, *sides = shape
-        filters = min(FILTERS, channels * PATCH**2)
-        conv = nn.Conv2d(channels, 2 * filters, PATCH, stride=2, padding=1)
+        filters = min(plan.filters, channels * plan.patch**2)
+        conv = nn.Conv2d(channels, 2 * filters, plan.patch, stride=plan.stride, padding=plan.padding)
         conv.weight.requires_grad_(False)
         nn.init.zeros_(cast(Tensor, conv.bias))
-        last = [min(2, math.ceil(side // 2 / 2 ** len(WIDTHS))) for side in sides]  # larger maps are pooled to 2x2
+        maps = [(side + 2 * plan.padding - plan.patch) // plan.stride + 1 for side in sides]
+        last = [min(plan.last, math.ceil(side / 2 ** len(plan.widths))) for side in maps]
         stages = {
             "stem": nn.Sequential(conv, nn.GELU()),
-            "group1": _group(2 * filters, WIDTHS[0]),
-            "group2": _group(WIDTHS[0], WIDTHS[1]),
-            "group3": _group(WIDTHS[1], WIDTHS[2]),
+            "group1": _group(2 * filters, plan.widths[0], plan),
+            "group2": _group(plan.widths[0], plan.widths[1], plan),
+            "group3": _group(plan.widths[1], plan.widths[2], plan),
             "penultimate": nn.Sequential(nn.AdaptiveMaxPool2d((last[0], last[1])), nn.Flatten()),
         }
-        super().__init__(stages, nn.Linear(WIDTHS[2] * math.prod(last), classes), channels)
+        super().__init__(stages, nn.Linear(plan.widths[2] * math.prod(last), classes), channels)
 
     @torch.no_grad()
     def fit_statistics(self, images: Images) -> None:
@@ -63,10 +76,15 @@ class ConvNet(Classifier):
 
     def _patch_moment(self, images: Images) -> Float[Tensor, "d d"]:
         """Return the second moment of the patches that the stem reads from normalized images."""
-        size = self.mean.numel() * PATCH**2
+        size = self.mean.numel() * self.plan.patch**2
         total, count = torch.zeros(size, size, dtype=torch.float64, device=self.mean.device), 0
         for chunk in images.to(self.mean.device).split(500):  # all patches of 5,000 images of 64x64 would fill 1 GB
-            patches = functional.unfold(self.normalize(chunk), PATCH, stride=2).transpose(1, 2).flatten(0, 1).double()
+            patches = (
+                functional.unfold(self.normalize(chunk), self.plan.patch, stride=2)
+                .transpose(1, 2)
+                .flatten(0, 1)
+                .double()
+            )
             total, count = total + patches.T @ patches, count + len(patches)
         return total / count
 
@@ -80,12 +98,15 @@ def whitening(moment: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
     return (directions / torch.sqrt(variance + 5e-4)).T.flip(0)
 
 
-def _group(inputs: int, width: int) -> nn.Sequential:
+def _group(inputs: int, width: int, plan: Plan) -> nn.Sequential:
     first = nn.Conv2d(inputs, width, 3, padding=1, bias=False)
     second = nn.Conv2d(width, width, 3, padding=1, bias=False)
     for conv in (first, second):
         nn.init.dirac_(
             conv.weight.data[: conv.in_channels]
         )  # pass the input channels on; additional channels start at random
+    norms = [nn.BatchNorm2d(width, momentum=plan.momentum) for _ in range(2)]
+    for norm in norms:
+        norm.weight.requires_grad_(plan.scaled)
     pool = nn.MaxPool2d(2, ceil_mode=True)
-    return nn.Sequential(first, pool, nn.BatchNorm2d(width), nn.GELU(), second, nn.BatchNorm2d(width), nn.GELU())
+    return nn.Sequential(first, pool, norms[0], nn.GELU(), second, norms[1], nn.GELU())
