@@ -55,7 +55,9 @@ def test_every_column_of_every_table_and_of_cards_has_a_meaning(cards, tmp_path)
             assert columns.find(column).meaning, column
 
 
-@pytest.mark.parametrize("published", sorted(path.name for path in (ROOT / "published").iterdir()))
+@pytest.mark.parametrize(
+    "published", sorted(path.parents[1].name for path in (ROOT / "published").glob("*/tables/cards.csv"))
+)
 def test_every_published_card_can_be_read_with_the_legend(published):
     names = (ROOT / f"published/{published}/tables/cards.csv").read_text().partition("\n")[0].split(",")
     assert all(columns.find(name).meaning for name in names)

@@ -13,26 +13,27 @@ SCRIPTS = {file.stem: file for file in (ROOT / "workflow_scripts").glob("*.py")}
 EMPTY = {"keyhole", "keyhole.running", "keyhole.learning", "keyhole.reporting", "keyhole.scoring"}  # a docstring each
 
 # the script's own part; a job adds its methods and its model (METHODS)
-_TRAINED = "learning.training learning.batches learning.crops"
+_TRAINED = "learning.training learning.batches learning.crops learning.graphs learning.muon"
+_NETS = "running.nets running.devices"
 _ASKED = f"attacks running.attacker running.answers {_TRAINED}"
 _DEFENDER = "running.inputs running.passes running.outcome"
 JOBS = {
     "fetch": "data rng running.setup running.splits",
     "hold_out": "data rng running.setup running.splits",
-    "surrogate": f"{_TRAINED} models rng running.setup running.nets",
-    "craft": "attacks rng running.setup running.attacker running.nets running.outcome",
+    "surrogate": f"{_TRAINED} models rng running.setup {_NETS}",
+    "craft": f"attacks rng running.setup running.attacker {_NETS} running.outcome",
     "poison": "attacks rng running.setup running.attacker",
-    "train": f"{_ASKED} models rng running.setup running.nets running.outcome running.victim",
+    "train": f"{_ASKED} models rng running.setup {_NETS} running.outcome running.victim",
     "materialize": "attacks rng running.setup running.attacker",
-    "ask_clean_model": f"{_ASKED} rng running.setup running.nets",
-    "latents": f"{_TRAINED} running.setup running.nets",
-    "detect": f"{_DEFENDER} rng running.setup running.nets running.detection",
-    "retrain": f"{_ASKED} models rng running.setup running.nets running.outcome running.retraining running.defended",
-    "train_defended": f"{_ASKED} models rng running.setup running.nets running.outcome running.defended",
-    "invert": f"{_ASKED} {_DEFENDER} rng running.setup running.nets running.likeness",
-    "repair": f"{_ASKED} {_DEFENDER} rng running.setup running.nets running.defended",
-    "filter": f"{_ASKED} {_DEFENDER} rng running.setup running.nets running.screening filters",
-    "purify": f"{_ASKED} {_DEFENDER} rng running.setup running.nets",
+    "ask_clean_model": f"{_ASKED} rng running.setup {_NETS}",
+    "latents": f"{_TRAINED} running.setup {_NETS}",
+    "detect": f"{_DEFENDER} rng running.setup {_NETS} running.detection",
+    "retrain": f"{_ASKED} models rng running.setup {_NETS} running.outcome running.retraining running.defended",
+    "train_defended": f"{_ASKED} models rng running.setup {_NETS} running.outcome running.defended",
+    "invert": f"{_ASKED} {_DEFENDER} rng running.setup {_NETS} running.likeness",
+    "repair": f"{_ASKED} {_DEFENDER} rng running.setup {_NETS} running.defended",
+    "filter": f"{_ASKED} {_DEFENDER} rng running.setup {_NETS} running.screening filters",
+    "purify": f"{_ASKED} {_DEFENDER} rng running.setup {_NETS}",
 }
 GROUND = "artifacts types"  # in all of them
 
