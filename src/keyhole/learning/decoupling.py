@@ -329,9 +329,8 @@ class Decoupler:
             noise: standard deviation of noise on what the generator writes, in units of `STD`.
         """
         predicted, gaps = [], []
-        for maps, part in zip(
-            *(x.split(forward_batch(self.maps.device, self.images)) for x in (self.maps, self.images)), strict=True
-        ):
+        size = forward_batch(self.maps.device, self.images)
+        for maps, part in zip(self.maps.split(size), self.images.split(size), strict=True):
             stamped = writer.stamp(part).float()
             if noise:
                 stamped += 255 * STD * noise * torch.randn(stamped.shape, generator=rng).to(stamped.device)

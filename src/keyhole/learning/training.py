@@ -48,8 +48,11 @@ def forward_batch(device: torch.device, images: Tensor) -> int:
 
 
 def passing(free: int, pixels: int) -> int:
-    """Return how many images of so many pixels make one pass in so many free bytes: 4096 at most, 1 at least."""
-    return max(1, min(4096, free // (BYTES_PER_PIXEL * pixels)))
+    """Return how many images of so many pixels make one pass in so many free bytes, from 1 to 4096.
+
+    It is a power of two, so that other jobs on the card seldom change it, and with it the last bits of a result.
+    """
+    return 1 << max(0, min(4096, free // (BYTES_PER_PIXEL * pixels)).bit_length() - 1)
 
 
 def fit(net: nn.Module, images: Images, labels: Labels, recipe: Recipe, rng: Generator) -> None:
