@@ -5,7 +5,7 @@
 #   results/shared/<dataset>/                                      surrogates of attackers, models trained again
 #   results/<dataset>/<attack>/crafted/seed=<seed>/                what an attack learned before it poisons, if any
 #   results/<dataset>/<attack>/rate=<rate>/seed=<seed>/            the poisoned rows
-#       <model>/                                                   the victim, its latents, its cards
+#       <model>/ or <model>+<recipe>/                              the victim, its latents, its cards
 #           detect/ invert/ repair/ train/ filter/ purify/ <defense>/   what a defense returned
 #   results/tables  results/figures  results/report.html
 #

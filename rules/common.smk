@@ -1,7 +1,9 @@
 # the grid of the configuration, and the folders of its results
+import re
 import sys
 from pathlib import Path
 
+from keyhole.planning import folders
 from keyhole.planning.config import ConfigError, load
 from keyhole.planning.content import Contents
 from keyhole.planning.roles import ROLES
@@ -36,13 +38,16 @@ HOLDOUT = f"{HELD}/holdout.safetensors"
 SHARED = f"{RESULTS}/shared/{{dataset}}"
 SURROGATE = f"{SHARED}/surrogate/seed={{seed}}/{{model}}"
 CRAFTED = f"{RESULTS}/{{dataset}}/{{attack}}/crafted/seed={{seed}}"
-RUN = f"{RESULTS}/{{dataset}}/{{attack}}/rate={{rate}}/seed={{seed}}"
-VICTIM = f"{RUN}/{{model}}"
+RUN = f"{RESULTS}/{folders.RUN}"
+VICTIM = f"{RESULTS}/{folders.VICTIM}"
 DETECTION = f"{VICTIM}/detect/{{detector}}"
 CLEAN_VICTIM = f"{RESULTS}/{{dataset}}/none/rate=0/seed={{seed}}/{{model}}"
 
 
 wildcard_constraints:
-    **{noun: "|".join(GRID.labels(key)) or "none" for noun, key in SECTIONS.items()},
+    **{
+        noun: "|".join(map(re.escape, GRID.labels(key))) or "none"
+        for noun, key in SECTIONS.items()
+    },
     rate=r"[0-9.e-]+",
     seed=r"\d+",

@@ -33,7 +33,7 @@ def code(script, *nouns):
 
 
 def recipe(cell):
-    return GRID.recipe_for(cell["dataset"])
+    return GRID.recipe_for(cell["dataset"], cell["model"])
 
 
 def memory(megabytes):

@@ -5,6 +5,7 @@ def surrogate_file(cell):
     return [path] if needed else []
 
 
+# of the attackers' own architecture, which need not be one of the victims'
 rule surrogate:
     input:
         train=TRAIN,
@@ -12,6 +13,8 @@ rule surrogate:
         f"{SURROGATE}.safetensors",
     log:
         f"{SURROGATE}.log",
+    wildcard_constraints:
+        model=GRID.surrogate,
     resources:
         gpu=1,
         mem_mb=memory(4000),

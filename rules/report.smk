@@ -3,7 +3,7 @@ from keyhole.reporting.columns import TABLES
 
 rule tabulate:
     input:
-        [f"{VICTIM}/cards.json".format(**vars(cell)) for cell in GRID.cells()],
+        [f"{VICTIM}/cards.json".format(**cell.wildcards) for cell in GRID.cells()],
     output:
         [
             f"{RESULTS}/tables/{name}.{kind}"
@@ -17,7 +17,7 @@ rule tabulate:
         f"{RESULTS}/tables/tabulate.log",
     localrule: True
     params:
-        skipped=json.dumps([(vars(cell), why) for cell, why in GRID.skipped()]),
+        skipped=json.dumps([(str(cell), why) for cell, why in GRID.skipped()]),
         places=json.dumps(
             {
                 "tables": f"{RESULTS}/tables/*.csv *.md *.tex",
@@ -34,14 +34,13 @@ def galleries():
     """Return the title of each victim and its pictures."""
     pictures = {}
     for cell in GRID.cells():
-        title = f"{cell.dataset}, {cell.model}, {cell.attack} at {100 * float(cell.rate):g} %, seed {cell.seed}"
         files = [
             f"{VICTIM}/preview.png",
             f"{VICTIM}/latents.png",
             *([f"{VICTIM}/inversions.png"] if GRID.labels("inverters") else []),
             *answer_files("inverters", "triggers.png"),
         ]
-        pictures[title] = [file.format(**vars(cell)) for file in files]
+        pictures[str(cell)] = [file.format(**cell.wildcards) for file in files]
     return pictures
 
 

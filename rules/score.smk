@@ -65,6 +65,7 @@ rule score:
             },
             sort_keys=True,
         ),
+        recipe=lambda cell: GRID.recipe_name(cell["model"]),
         code=code("score"),
     script:
         "../workflow_scripts/score.py"

@@ -60,8 +60,9 @@ class Tree:
     root: Path
 
     def write(self, **changes: Any) -> None:
-        """Write the tiny grid with some of its sections replaced."""
-        (self.root / "config.yaml").write_text(json.dumps({**TINY, **changes}))  # JSON is YAML
+        """Write the tiny grid with some of its sections replaced, or left out if they are None."""
+        sections = {key: value for key, value in {**TINY, **changes}.items() if value is not None}
+        (self.root / "config.yaml").write_text(json.dumps(sections))  # JSON is YAML
 
     def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]

@@ -20,6 +20,7 @@ poisoned = read(given["poisoned"], "index", "labels", "is_cover")
 answers = {role: results(role, labels) for role, labels in json.loads(snakemake.params["labels"]).items()}
 victim = cards.victim(
     snakemake.wildcards,
+    snakemake.params["recipe"],
     facts(given["predictions"]),
     read(given["predictions"]),
     read(given["reference"]),

@@ -2,6 +2,7 @@
 
 from keyhole import artifacts, models, rng
 from keyhole.learning import recipes
+from keyhole.planning.folders import architecture_of
 from keyhole.running.answers import answer, load_exam
 from keyhole.running.attacker import load_attack
 from keyhole.running.devices import on_device
@@ -13,11 +14,12 @@ from keyhole.types import Poisoned
 
 begin(snakemake.threads, snakemake.log[0], snakemake.rule)
 cell, given, params = snakemake.wildcards, snakemake.input, snakemake.params
+architecture = architecture_of(cell["model"])
 clean, classes = artifacts.load_tensors(given["train"]), artifacts.facts(given["train"])["classes"]
 images, labels = clean["images"], clean["labels"]
 attack = load_attack(params["attack"], *given["crafted"])
-stream, recipe = rng.stream("train", cell["dataset"], cell["model"], cell["seed"]), recipes.parse(params["recipe"])
-net = on_device(models.build(cell["model"], classes, images, stream))
+stream, recipe = rng.stream("train", cell["dataset"], architecture, cell["seed"]), recipes.parse(params["recipe"])
+net = on_device(models.build(architecture, classes, images, stream))
 
 poisoned = artifacts.load(given["poisoned"], Poisoned)
 outcome = attempt(train_victim, attack, net, images, labels, poisoned, recipe, stream)
@@ -30,8 +32,8 @@ facts = {
     **{name: getattr(attack, name) for name in ("controls", "target_class", "label_map", "paper_asr")},
     "target_classes": list(attack.target_classes(classes)),
     **instantiate("attacks", params["attack"])[1],
-    "recipe": repr(recipe),
+    "training": params["recipe"],
     "code": params["code"],
 }
-save_net(snakemake.output["model"], net, cell["model"], images.shape[1:], facts)
+save_net(snakemake.output["model"], net, architecture, images.shape[1:], facts)
 artifacts.save(snakemake.output["predictions"], answer(net, exam), facts)

@@ -2,6 +2,7 @@
 
 from keyhole import artifacts, models, rng
 from keyhole.learning import recipes
+from keyhole.planning.folders import architecture_of
 from keyhole.running.answers import load_exam
 from keyhole.running.defended import save_defended
 from keyhole.running.devices import on_device
@@ -11,15 +12,15 @@ from keyhole.types import Poisoned
 
 begin(snakemake.threads, snakemake.log[0], snakemake.rule)
 cell, given, params = snakemake.wildcards, snakemake.input, snakemake.params
+architecture = architecture_of(cell["model"])
 trainer, described = instantiate("trainers", params["trainer"])
 exam = load_exam(params["attack"], given["trigger"], given["test"], cell["dataset"], cell["seed"])
 clean, classes = artifacts.load_tensors(given["train"]), artifacts.facts(given["train"])["classes"]
 poisoned = artifacts.load(given["poisoned"], Poisoned).apply(clean["images"], clean["labels"])
-stream = rng.stream(
-    "train", cell["dataset"], cell["model"], cell["seed"]
-)  # as in train.py: the same initial weights and batches
-net = on_device(models.build(cell["model"], classes, clean["images"], stream))
+# as in train.py: the same initial weights and batches
+stream = rng.stream("train", cell["dataset"], architecture, cell["seed"])
+net = on_device(models.build(architecture, classes, clean["images"], stream))
 images, labels = map(on_device, poisoned)
 outcome = attempt(trainer.train, net, images, labels, recipes.parse(params["recipe"]), stream)
 facts = {**described, "code": params["code"], **outcome.facts}
-save_defended(snakemake.output, outcome.value, cell["model"], exam, facts)
+save_defended(snakemake.output, outcome.value, architecture, exam, facts)

@@ -38,7 +38,7 @@ def retrained(method, *triggered, status="ok"):
 def test_the_natural_asr_is_that_of_the_worst_model_without_payload(models, natural):
     """One clean model may miss by luck a shortcut that the next one takes."""
     facts = {"target_classes": [0], "status": "ok"}
-    card = cards.victim(CELL, facts, answers(0, 0, 0), answers(1, 2, 3), models, POISONED, LABELS, LABELS)
+    card = cards.victim(CELL, "cpu", facts, answers(0, 0, 0), answers(1, 2, 3), models, POISONED, LABELS, LABELS)
     assert card["ASR_natural"] == pytest.approx(natural)
     assert ("asr_on_clean_model" in card["flags"]) == (natural > 0.2)
     assert json.dumps(card["ASR"]) == "1.0"

@@ -62,7 +62,7 @@ def test_defaults() -> None:
     ]
     assert grid.skipped() == []
     assert grid.results == "results"
-    assert grid.recipe.label == "fast"
+    assert grid.recipe_name("resnet18") == "fast"
     assert grid.holdout == config.Holdout("train", 2000)
     assert grid.levels == ("penultimate",)
     assert grid.screened_images == 1000
@@ -116,8 +116,57 @@ def test_retrain_selects_cells_and_detectors() -> None:
 
 
 def test_recipe_fields_can_be_overridden() -> None:
-    recipe = config.load(changed(recipe={"name": "paper", "epochs": 3, "milestones": [0.5]})).recipe
-    assert (recipe.label, recipe.parameters) == ("paper", {"epochs": 3, "milestones": [0.5]})
+    recipe = config.load(changed(recipe={"name": "paper", "epochs": 3, "milestones": [0.5]})).recipes[""]
+    assert (recipe.method, recipe.parameters) == ("paper", {"epochs": 3, "milestones": [0.5]})
+
+
+def test_several_recipes_are_an_axis_with_folders_and_names_of_their_own() -> None:
+    recipes = {"cpu": None, "long": {"name": "cpu", "epochs": 9}, "sharp": {"name": "fast", "sam": 0.05}}
+    grid = config.load({**MINIMAL, "models": ["resnet18", "convnet"], "recipes": recipes})
+    assert [(c.model, c.recipe, c.folder) for c in grid.cells() if c.attack == "badnets"] == [
+        (model, label, f"{model}+{label}") for model in ("resnet18", "convnet") for label in recipes
+    ]
+    assert grid.labels("models") == tuple(dict.fromkeys(cell.folder for cell in grid.cells()))
+    for folder, (epochs, sam) in {"convnet+cpu": (6, 0), "convnet+long": (9, 0), "resnet18+sharp": (30, 0.05)}.items():
+        fields = json.loads(grid.recipe_for("cifar10", folder))
+        assert (fields["epochs"], fields["sam"]) == (epochs, sam)
+        assert folder.endswith(f"+{grid.recipe_name(folder)}")
+    assert grid.modules("models", "convnet+long") == ["keyhole.models.convnet"]
+    assert grid.surrogate == "resnet18"
+    assert json.loads(grid.recipe_for("cifar10", "resnet18"))["epochs"] == 6, "the attackers' own: by the first recipe"
+    assert str(grid.cells()[-1]) == "cifar10, convnet, sharp, badnets at 0.3 %, seed 0"
+
+
+def test_recipes_may_be_a_list_of_names_and_even_of_one() -> None:
+    assert [c.folder for c in config.load({**MINIMAL, "recipes": ["fast"]}).cells()] == ["resnet18+fast"] * 2
+    labels = {c.recipe for c in config.load({**MINIMAL, "recipes": ["fast", "paper"]}).cells()}
+    assert labels == {"fast", "paper"}
+
+
+@pytest.mark.parametrize(
+    ("recipes", "path", "words"),
+    [
+        ({"a": "cpu", "b": {"name": "cpu", "sam": 0.1}}, "recipes.b.sam", "wanet"),
+        ([], "recipes", "fast"),
+        ({}, "recipes", "fast"),
+        ({"cpus": {}}, "recipes.cpus", "did you mean cpu?"),
+        ({"a": {"name": "fats"}}, "recipes.a.name", "did you mean fast?"),
+        ({"cpu": {"epoch": 3}}, "recipes.cpu.epoch", "did you mean epochs?"),
+        ({"A b": "cpu"}, "recipes.A b", "lower"),
+    ],
+)
+def test_recipes_that_do_not_exist_are_refused(recipes: Any, path: str, words: str) -> None:
+    text = message({**MINIMAL, "attacks": {"wanet": {}}, "recipes": recipes})
+    assert text.startswith(f"config.yaml: {path}: ")
+    assert words in text
+
+
+def test_cells_of_a_recipe_can_be_skipped() -> None:
+    grid = config.load(changed(recipe="cpu", skip=[]))
+    assert "recipe" in message(changed(skip=[{"recipe": "cpu", "why": "slow"}]))
+    given = {key: value for key, value in changed(recipes=["cpu", "fast"], skip=[]).items() if key != "recipe"}
+    given["skip"] = [{"recipe": "fast", "model": "vgg16_bn", "why": "slow"}]
+    assert len(config.load(given).cells()) == 2 * len(grid.cells()) - len(grid.cells()) // 2
 
 
 def test_holdout_may_come_from_the_training_set() -> None:
@@ -204,6 +253,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"holdout": 0, "detectors": {"scan": None}}, "holdout", "detectors.scan"),
     ({"recipe": "quick"}, "recipe", "fast"),
     ({"recipe": None}, "recipe", "fast"),
+    ({"recipes": ["cpu"]}, "recipe", "one of recipe and recipes"),
     ({"recipe": {"epochs": 5}}, "recipe.name", "fast"),
     ({"recipe": {"name": "fats"}}, "recipe.name", "did you mean fast?"),
     ({"recipe": {"name": "cpu", "epoch": 5}}, "recipe.epoch", "did you mean epochs?"),

@@ -8,7 +8,8 @@ from keyhole.scoring.model_detection import ALL, model_detection
 
 
 def run(attack, seed, anomaly, any_flagged, top1, state="judged", defense="neural_cleanse"):
-    place = {"dataset": "digits", "model": "convnet", "attack": attack, "poison_rate": 0 if attack == "none" else 0.1}
+    place = {"dataset": "digits", "model": "convnet", "recipe": "cpu", "attack": attack}
+    place |= {"poison_rate": 0 if attack == "none" else 0.1}
     place |= {"role": "inverter", "defense": defense, "told": "holdout", "seed": seed, "state": state}
     answers = {"any_flagged": float(any_flagged), "top1": float(top1), "anomaly_max": anomaly}
     return {**place, **answers, "seconds": 2.0 + seed, "forwards": 100, "backwards": 50, "holdout_size": 500}

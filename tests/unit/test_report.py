@@ -56,7 +56,7 @@ def rendered(tmp_path):
         rows.append({**start, "role": "attack", "defense": "none", "CA": 0.9, "ASR": 0.99, "RA": 0.01})
         failed = {"status": "failed", "reason": "ValueError: <b>not & bold</b>"}
         rows.append({**start, "role": "detector", "defense": "scan", "AUROC": None, **failed})
-    tabulate(frame(rows), [({"attack": "sig"}, "too few rows")]).write(tmp_path)
+    tabulate(frame(rows), [("sig", "too few rows")]).write(tmp_path)
     return json.loads((tmp_path / "rendered.json").read_text())
 
 
@@ -94,7 +94,7 @@ def test_all_parts_are_on_the_page(rendered, tmp_path):
     page = Page((tmp_path / "report.html").read_text())
     assert {"overview", *TABLES, "figures", "pictures", "flags", "grid", "provenance"} <= set(page.ids)
     text = " ".join(page.words)
-    for words in ("seeds: [0, 1]", "Skipped: attack sig: too few rows.", "abc1234", "a processor", "3 h 0 min", *FLAGS):
+    for words in ("seeds: [0, 1]", "Skipped, too few rows: sig.", "abc1234", "a processor", "3 h 0 min", *FLAGS):
         assert words in text
     assert "Exclusion flow: 3 victims (1 of them clean), 0 fail the validity gate, 3 judged." in text
 

@@ -263,9 +263,7 @@ def test_the_silhouette_stands_beside_its_attack(cards):
 
 
 def test_files_read_back_as_fractions_and_render_as_percent(cards, tmp_path):
-    tables.tabulate(frame(cards), [({"attack": "sig", "dataset": "gtsrb"}, "too few rows of the class")]).write(
-        tmp_path
-    )
+    tables.tabulate(frame(cards), [("sig on gtsrb", "too few rows of the class")]).write(tmp_path)
     names = set(TABLES)
     assert {path.name for path in tmp_path.iterdir()} == {"cards.csv", "rendered.json"} | {
         f"{n}.{s}" for n in names for s in ("csv", "md", "tex")
@@ -276,8 +274,12 @@ def test_files_read_back_as_fractions_and_render_as_percent(cards, tmp_path):
     assert "| badnets | 0.3 |" in markdown
     assert "91.0 ± 2.5" in markdown
     assert r"91.0 $\pm$ 2.5" in latex
-    for text in (markdown, latex, tables.tabulate(frame(cards), [({"attack": "sig"}, "too few rows")]).summary):
-        assert "Skipped: attack sig" in text
+    for text in (
+        markdown,
+        latex,
+        tables.tabulate(frame(cards), [("sig on gtsrb", "too few rows of the class")]).summary,
+    ):
+        assert "Skipped, too few rows of the class: sig on gtsrb." in text
     assert "No such results in this grid." in (tmp_path / "inversion.md").read_text()
 
 

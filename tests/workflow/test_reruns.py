@@ -1,5 +1,6 @@
 """Changes of code and configuration rerun the jobs that they affect; changes of file times rerun none."""
 
+import json
 import os
 import shutil
 import time
@@ -7,8 +8,10 @@ import time
 import pytest
 
 from keyhole import artifacts
+from keyhole.reporting.runs import read
 
 PER_VICTIM = {"poison", "train", "ask_clean_model", "latents", "separability", "detect", "filter", "score"}
+CELL = "results/digits/badnets/rate=0.05/seed=0/convnet"
 REPORTING = {"draw", "tabulate", "plot", "report"}
 
 
@@ -180,6 +183,31 @@ def test_what_an_attack_crafts_is_shared_by_its_rates_and_its_surrogate_by_attac
     jobs = tree.would_run()
     assert (jobs["surrogate"], jobs["craft"]) == (1, 2)
     assert jobs["train"] == 2 + 4  # the other rate of two attacks, two rates of two more
+
+
+def test_the_surrogate_need_not_be_one_of_the_victims_architectures(tree):
+    tree.write(attacks={"label_consistent": {"steps": 2}}, surrogate="resnet20")
+    assert tree.would_run()["surrogate"] == 1
+
+
+def test_recipes_are_an_axis_whose_cells_stay_when_it_grows(tree):
+    recipe = {"name": "cpu", "epochs": 1}
+    axis = {"recipe": None, "attacks": {"badnets": {}}, "detectors": {"spectral_signatures": {}}, "filters": {}}
+    tree.write(**axis, recipes={"plain": recipe})
+    tree.snakemake("--until", "tabulate")
+    tree.write(**axis, recipes={"plain": recipe, "sharp": {**recipe, "sam": 0.5}})
+    assert without_reports(tree.would_run()) == dict.fromkeys(PER_VICTIM - {"poison", "filter"}, 2)
+    tree.snakemake()
+    cards = read(tree.root / "results/tables/cards.csv")
+    victims = cards[cards["role"] == "attack"].set_index(["attack", "recipe"])
+    assert set(victims.index) == {(attack, label) for attack in ("none", "badnets") for label in ("plain", "sharp")}
+    assert set(victims["model"]) == {"convnet"}
+    for attack in ("none", "badnets"):
+        plain, sharp = (json.loads(victims.loc[(attack, label), "training"]) for label in ("plain", "sharp"))
+        assert (plain["sam"], sharp["sam"]) == (0, 0.5)
+    weights = [artifacts.load_tensors(tree.root / f"{CELL}+{label}/model.safetensors") for label in ("plain", "sharp")]
+    assert any((a != b).any() for a, b in zip(*(each.values() for each in weights), strict=True))
+    assert "digits, convnet, sharp" in (tree.root / "results/summary.txt").read_text()
 
 
 def test_an_attacker_who_trains_leaves_a_set_for_detectors_and_nothing_to_train_on(tree):

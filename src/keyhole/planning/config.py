@@ -15,13 +15,14 @@ from keyhole.parameters import ParameterError, Setting
 from keyhole.planning import registry, selection, values
 from keyhole.planning.facts import Facts, Witness
 from keyhole.planning.feasibility import check_possible
+from keyhole.planning.folders import folder_of
 from keyhole.planning.grid import Cell, Dataset, Entry, Grid, Holdout
 from keyhole.planning.roles import CLEAN, DEFENSES
 
 __all__ = ["Cell", "ConfigError", "Entry", "Grid", "Holdout", "load"]
 
-KEYS = ["results", "data_dir", "datasets", "models", "poison_rates", "seeds", "holdout", "recipe", "attacks"]
-KEYS += [*DEFENSES, "retrain", "skip", "levels", "screened_images", "surrogate"]
+KEYS = ["results", "data_dir", "datasets", "models", "poison_rates", "seeds", "holdout", "recipe", "recipes"]
+KEYS += ["attacks", *DEFENSES, "retrain", "skip", "levels", "screened_images", "surrogate"]
 RATES = "[0.003, 0.01]"
 TAKEN = ("data", "shared", "tables", "figures")  # folders of results/ beside those of the data sets
 
@@ -59,7 +60,8 @@ def _grid(config: Any, witness: Witness) -> Grid:
         if key not in config:
             values.fail(key, f"missing; choose from {', '.join(registry.names(_role(key)))}")
     data_dir = None if config.get("data_dir") is None else values.text(config["data_dir"], "data_dir")
-    entries = {"data": _datasets(config["datasets"]), "models": _models(config["models"])}
+    chosen = _recipes(config)
+    entries = {"data": _datasets(config["datasets"]), "models": _models(config["models"], list(chosen))}
     entries["attacks"], pinned = _attacks(config.get("attacks"), tuple(entries["data"]))
     entries |= {role: _entries(role, config.get(role), role) for role in DEFENSES}
     datasets = {label: _dataset(entry, data_dir) for label, entry in entries["data"].items()}
@@ -72,15 +74,15 @@ def _grid(config: Any, witness: Witness) -> Grid:
         results=values.text(config.get("results", "results"), "results"),
         data_dir=data_dir,
         holdout=_holdout(config.get("holdout", 2000)),
-        recipe=_recipe(config.get("recipe", "fast")),
+        recipes=chosen,
         entries=entries,
         facts=facts,
         datasets=datasets,
-        surrogate=_surrogate(config.get("surrogate", next(iter(entries["models"])))),
+        surrogate=_surrogate(config.get("surrogate", next(iter(entries["models"].values())).method)),
         rates=rates,
         seeds=seeds,
         retrain=selection.retrain(config.get("retrain", True), attacks, all_rates, seeds, detectors),
-        skips=selection.skips(config.get("skip"), entries, all_rates, seeds),
+        skips=selection.skips(config.get("skip"), entries, list(chosen), all_rates, seeds),
         levels=values.listed(config.get("levels", ["penultimate"]), "levels", values.label, "[penultimate]"),
         screened_images=values.count(config.get("screened_images", 1000), "screened_images"),
     )
@@ -88,11 +90,13 @@ def _grid(config: Any, witness: Witness) -> Grid:
     return grid
 
 
-def _models(section: Any) -> dict[str, Entry]:
+def _models(section: Any, recipes: list[str]) -> dict[str, Entry]:
+    """Read the architectures; each has a folder for each recipe."""
     models = values.listed(section, "models", values.label, f"[{registry.names('models')[0]}]")
     for i, model in enumerate(models):
         registry.check_name("models", model, f"models[{i}]")
-    return {model: Entry(model, model, {}) for model in models}
+    folders = {folder_of(model, recipe): model for model, recipe in product(models, recipes)}
+    return {folder: Entry(folder, model, {}) for folder, model in folders.items()}
 
 
 def _dataset(entry: Entry, data_dir: str | None) -> Dataset:
@@ -239,14 +243,36 @@ def _holdout(value: Any) -> Holdout:
     return Holdout(source, values.natural(value["size"], "holdout.size"))
 
 
-def _recipe(value: Any) -> Entry:
+def _recipes(config: Mapping[str, Any]) -> dict[str, Entry]:
+    """Read the recipe of all victims, which needs no label, or the recipes that are an axis of the grid."""
+    if "recipes" not in config:
+        return {"": _recipe("", config.get("recipe", "fast"), "recipe")}
+    if "recipe" in config:
+        values.fail("recipe", "expected one of recipe and recipes, got both")
+    section = config["recipes"]
+    if isinstance(section, list | tuple):
+        section = dict.fromkeys(values.listed(section, "recipes", values.label, "[fast, paper]"))
+    section = values.mapping(section, "recipes", "a mapping such as {plain: fast, sam: {name: fast, sam: 0.05}}")
+    if not section:
+        values.fail("recipes", f"expected at least one of {', '.join(RECIPES)}, got none")
+    labels = [values.label(label, f"recipes.{label}") for label in section]
+    return {label: _recipe(label, section[label], f"recipes.{label}") for label in labels}
+
+
+def _recipe(label: str, value: Any, where: str) -> Entry:
+    """Read a recipe: a name, or fields that differ from those of a name, which is the label unless it is given."""
+    if value is None and label:
+        value = {}
     known = ", ".join(RECIPES)
-    given = {"name": value} if isinstance(value, str) else values.mapping(value, "recipe", f"one of {known}")
+    given = {"name": value} if isinstance(value, str) else values.mapping(value, where, f"one of {known}")
+    if label:
+        given = {"name": label, **given}
     if "name" not in given:
-        values.fail("recipe.name", f"missing; choose from {known}")
-    name = values.one_of(RECIPES, "recipe")(given.pop("name"), "recipe" if isinstance(value, str) else "recipe.name")
+        values.fail(f"{where}.name", f"missing; choose from {known}")
+    place = f"{where}.name" if isinstance(value, Mapping) and "name" in value else where
+    name = values.one_of(RECIPES, "recipe")(given.pop("name"), place)
     try:
         Recipe.from_parameters({**RECIPES[name].parameters, **given})
     except ParameterError as error:
-        raise error.under("recipe") from None
-    return Entry(name, name, given)
+        raise error.under(where) from None
+    return Entry(label, name, given)

@@ -46,9 +46,11 @@ def _check_skips(grid: Grid) -> None:
 
 def _check_recipe(grid: Grid) -> None:
     """Refuse sharpness-aware minimization where attackers train with losses of their own."""
-    if grid.recipe.parameters.get("sam") and grid.trained_by_attacker:
-        who = ", ".join(sorted(grid.trained_by_attacker))
-        _fail("recipe.sam", f"expected 0, since {who} control training; take them out of this grid, or leave sam out")
+    for label, recipe in grid.recipes.items():
+        if recipe.parameters.get("sam") and grid.trained_by_attacker:
+            where = f"recipes.{label}.sam" if label else "recipe.sam"
+            who = ", ".join(sorted(grid.trained_by_attacker))
+            _fail(where, f"expected 0, since {who} control training; take them out of this grid, or leave sam out")
 
 
 def _check_holdout(grid: Grid) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from keyhole.learning import recipes
 from keyhole.parameters import CRAFTS
 from keyhole.planning.facts import Facts
+from keyhole.planning.folders import architecture_of, folder_of, recipe_of
 
 __all__ = ["Cell", "Dataset", "Entry", "Grid", "Holdout", "Retrain", "Skip"]
 
@@ -53,6 +54,22 @@ class Cell:
     rate: str  # as in its path; payload rows / all training rows
     seed: int
     model: str
+    recipe: str = ""  # its label; empty if the grid has one recipe for all
+
+    @property
+    def folder(self) -> str:
+        """The folder of its model."""
+        return folder_of(self.model, self.recipe)
+
+    @property
+    def wildcards(self) -> dict[str, Any]:
+        """What its path is filled with."""
+        return {**vars(self), "model": self.folder}
+
+    def __str__(self) -> str:
+        """Name the cell in words, as titles do."""
+        attack = f"{self.attack} at {100 * float(self.rate):g} %"
+        return ", ".join(filter(None, [self.dataset, self.model, self.recipe, attack, f"seed {self.seed}"]))
 
 
 @dataclass(frozen=True)
@@ -97,8 +114,10 @@ class Grid:
     results: str  # output folder
     data_dir: str | None
     holdout: Holdout
-    recipe: Entry  # label and method are the recipe's name, parameters what is changed in it
-    entries: dict[str, dict[str, Entry]]  # role -> label -> entry; data sets are the role `data`
+    recipes: dict[
+        str, Entry
+    ]  # label -> its name as the method, and what is changed in it; label "" if it is the only one
+    entries: dict[str, dict[str, Entry]]  # role -> label -> entry; data sets are the role `data`, models have folders
     facts: dict[tuple[str, str, str], Facts]  # role, label, data set -> what the method says of itself
     datasets: dict[str, Dataset]
     surrogate: str  # the architecture of the attackers' own networks
@@ -136,20 +155,33 @@ class Grid:
         own = [level for facts in detectors for level in facts.levels.get("level", [])]
         return list(dict.fromkeys([*self.levels, *own]))
 
-    def recipe_for(self, dataset: str) -> str:
-        """Return every field of the recipe on a data set, as JSON that `recipes.parse` reads."""
-        return self._recipes[dataset]
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """List the architectures of the victims."""
+        return tuple(dict.fromkeys(entry.method for entry in self.entries["models"].values()))
+
+    def recipe_name(self, folder: str) -> str:
+        """Return how tables call the recipe of a model's folder: by its label or, if it needs none, by its name."""
+        recipe = self.recipes[recipe_of(folder)]
+        return recipe.label or recipe.method
+
+    def recipe_for(self, dataset: str, folder: str) -> str:
+        """Return every field of the recipe of a model's folder on a data set, as JSON that `recipes.parse` reads.
+
+        A network of the attackers' own is trained by the first recipe.
+        """
+        return self._recipes[dataset, recipe_of(folder) or next(iter(self.recipes))]
 
     @cached_property
-    def _recipes(self) -> dict[str, str]:
-        """The recipe on each data set; thousands of jobs ask for it."""
+    def _recipes(self) -> dict[tuple[str, str], str]:
+        """Each recipe on each data set; thousands of jobs ask for it."""
 
-        def described(dataset: str) -> str:
+        def described(dataset: str, entry: Entry) -> str:
             method, flips = self.entries["data"][dataset].method, self.datasets[dataset].flips
-            recipe = recipes.resolve(self.recipe.method, method, flips, self.recipe.parameters)
+            recipe = recipes.resolve(entry.method, method, flips, entry.parameters)
             return json.dumps(recipe.parameters, sort_keys=True)
 
-        return {dataset: described(dataset) for dataset in self.datasets}
+        return {(d, entry.label): described(d, entry) for d, entry in product(self.datasets, self.recipes.values())}
 
     @cached_property
     def attack_methods(self) -> dict[str, list[str]]:
@@ -175,7 +207,10 @@ class Grid:
 
     def modules(self, role: str, label: str) -> list[str]:
         """Return the modules of the methods that an entry runs: its own, and those that an attack wraps."""
-        methods = self.attack_methods[label] if role == "attacks" else [self.entry(role, label).method]
+        if role == "models":  # or the surrogate, which need not be listed
+            methods = [architecture_of(label)]
+        else:
+            methods = self.attack_methods[label] if role == "attacks" else [self.entry(role, label).method]
         return [f"keyhole.{role}.{method}" for method in methods]
 
     def inverter_before(self, repairer: str) -> str | None:
@@ -193,9 +228,10 @@ class Grid:
     def all_cells(self) -> list[Cell]:
         """List all victims, those that are left out included."""
         return [
-            Cell(dataset, attack, rate, seed, model)
+            Cell(dataset, attack, rate, seed, model, recipe)
             for dataset, attack in product(self.entries["data"], self.entries["attacks"])
-            for rate, seed, model in product(self.rates[attack, dataset], self.seeds, self.entries["models"])
+            for rate, seed in product(self.rates[attack, dataset], self.seeds)
+            for model, recipe in product(self.architectures, self.recipes)
         ]
 
     def rates_of(self, attack: str) -> set[str]:

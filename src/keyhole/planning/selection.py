@@ -34,6 +34,7 @@ def retrain(value: Any, attacks: list[str], rates: list[str], seeds: tuple[int, 
 def skips(
     value: Any,
     entries: Mapping[str, Mapping[str, Entry]],
+    recipes: list[str],
     rates: list[str],
     seeds: tuple[int, ...],
 ) -> tuple[Skip, ...]:
@@ -44,9 +45,11 @@ def skips(
         "attack": values.one_of(entries["attacks"], "attack"),
         "dataset": values.one_of(entries["data"], "data set"),
         "poison_rate": values.grid_rate(rates),
-        "model": values.one_of(entries["models"], "model"),
+        "model": values.one_of(dict.fromkeys(entry.method for entry in entries["models"].values()), "model"),
         "seed": values.one_of(seeds, "seed"),
     }
+    if any(recipes):
+        checks["recipe"] = values.one_of(recipes, "recipe")
 
     def chosen(key: str, given: Any, where: str) -> tuple[Any, ...]:
         """One value, or a list of them."""

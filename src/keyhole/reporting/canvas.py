@@ -16,13 +16,13 @@ from matplotlib.patches import Rectangle
 from pandas import DataFrame, Series
 
 from keyhole import artifacts
+from keyhole.reporting.runs import SETTING, named
 
 __all__ = [
     "BLUE",
     "COLORS",
     "MARKERS",
     "ORANGE",
-    "VICTIM",
     "by_model",
     "draw_matrix",
     "empty_figure",
@@ -31,7 +31,6 @@ __all__ = [
 ]
 __all__ += ["side_by_side", "slant_labels", "victim_names"]
 
-VICTIM = ["dataset", "model", "attack", "poison_rate"]
 MARKERS = "osD^v<>Ph*X8pd"
 ORANGE, BLUE = "#D55E00", "#0072B2"
 COLORS = (ORANGE, BLUE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
@@ -49,9 +48,9 @@ def save(figure: Figure, *paths: str | Path) -> None:
 
 
 def by_model(cards: DataFrame) -> Iterator[tuple[str, DataFrame]]:
-    """Yield the rows of each data set and model, with a title."""
-    for (dataset, model), part in cards.groupby(["dataset", "model"], sort=False):
-        yield f"{dataset}, {model}", part
+    """Yield the rows of each data set, model and recipe, with a title."""
+    for setting, part in cards.groupby(SETTING, sort=False):
+        yield named(*setting), part
 
 
 def victim_names(victims: DataFrame) -> Series:

@@ -86,6 +86,7 @@ COLUMNS: tuple[Column, ...] = (
     # the setting
     _row("dataset", "words", "the data set, by its label in the configuration"),
     _row("model", "words", "the architecture of the victim"),
+    _row("recipe", "words", "the recipe by which it was trained, by its label"),
     _row("attack", "words",
         "the attack, by its label; `none` is the clean reference, `all attacks` all of them together",
         _EVERY_SECTION),
@@ -267,7 +268,7 @@ COLUMNS: tuple[Column, ...] = (
     _card("paper_asr", "share", "ASR that the attack's own paper reports, where it lowers the validity gate"),
     _card("method", "words", "the method behind the label: of the defense or, in an attack's row, of the attack"),
     _card("parameters", "words", "all its parameters, as JSON: with `method` enough to build it again"),
-    _card("recipe", "words", "the training recipe with all its parameters"),
+    _card("training", "words", "the training recipe with all its parameters, as JSON"),
     _card("code", "words", "hash of the code that the method's job ran"),
     _card("looks_at", "words", "what a detector reads besides labels: latents, outputs, images, a training of its own"),
     _card("made_from", "words", "hash of all that a detector's answer depends on"),

@@ -16,7 +16,6 @@ from keyhole.planning.roles import CLEAN, RETRAINING, ROLES
 from keyhole.reporting.canvas import (
     BLUE,
     ORANGE,
-    VICTIM,
     by_model,
     draw_matrix,
     empty_figure,
@@ -25,7 +24,7 @@ from keyhole.reporting.canvas import (
     slant_labels,
     victim_names,
 )
-from keyhole.reporting.runs import CONTROLS, is_role
+from keyhole.reporting.runs import CONTROLS, SETTING, VICTIM, is_role, named
 from keyhole.scoring.flags import TRUTH, VALID_ASR
 
 __all__ = ["plot_attacks", "plot_cleansing", "plot_detection", "plot_evasion", "plot_families", "plot_ladder"]
@@ -36,17 +35,17 @@ RUNGS = ("clean-label", "dirty-label", "training")  # what an attacker controls,
 def plot_attacks(cards: DataFrame) -> Figure:
     """Draw ASR, natural ASR and CA of each attack and rate, with a mark for each seed."""
     victims = cards[is_role(cards, "attacks") & (cards["attack"] != CLEAN)]
-    names = list(
-        dict.fromkeys(victims[VICTIM].sort_values(["dataset", "model"], kind="stable").itertuples(index=False))
-    )
+    names = list(dict.fromkeys(victims[VICTIM].sort_values(SETTING, kind="stable").itertuples(index=False)))
     if not names:
         return empty_figure()
     figure = Figure(figsize=(7, 0.36 * len(names) + 1.4), layout="constrained")
     panel = figure.subplots()
     place = np.array([names.index(key) for key in victims[VICTIM].itertuples(index=False)])
     _marks(panel, victims, place)
-    several = victims[["dataset", "model"]].drop_duplicates().shape[0] > 1
-    labels = [f"{f'{d}, {m}: ' if several else ''}{attack}, {100 * rate:g} %" for d, m, attack, rate in names]
+    several = len(victims[SETTING].drop_duplicates()) > 1
+    labels = [
+        f"{f'{named(*setting)}: ' if several else ''}{attack}, {100 * rate:g} %" for *setting, attack, rate in names
+    ]
     panel.set_yticks(range(len(names)), labels, fontsize=8)
     panel.set(xlim=(-3, 103), ylim=(len(names) - 0.4, -0.6), xlabel="percent")
     panel.axvline(100 * VALID_ASR, color="#666666", linestyle=":", linewidth=1, label="validity gate")

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from keyhole.planning.roles import CLEAN, SEPARABILITY
-from keyhole.reporting.canvas import COLORS, MARKERS, VICTIM, by_model, draw_matrix, empty_figure, victim_names
-from keyhole.reporting.runs import CONTROLS, is_role
+from keyhole.reporting.canvas import COLORS, MARKERS, by_model, draw_matrix, empty_figure, victim_names
+from keyhole.reporting.runs import CONTROLS, SETTING, VICTIM, is_role, named, tuples
 
 __all__ = [
     "DISTANCES",
@@ -107,7 +107,7 @@ def phase_family(victims: DataFrame) -> DataFrame:
     dirty = victims[(victims["attack"] != CLEAN) & (victims["controls"] == "dirty-label")]
     family = dirty["method"].map(lambda name: FAMILIES.get(name, name))
     dirty = dirty.assign(family=family, ratio=(dirty["cover"] / dirty["payload"]).round(2))
-    keys = ["dataset", "model", "family"]
+    keys = [*SETTING, "family"]
     counts = dirty.groupby(keys)[["poison_rate", "ratio"]].transform("nunique")
     return dirty[(counts > 1).all(axis=1)]
 
@@ -124,7 +124,7 @@ def plot_phase(cards: DataFrame) -> Figure:
     measured = measured.merge(victims[[*keys, "family", "ratio", "ASR"]], on=keys)
     if not len(measured):
         return empty_figure()
-    panels = list(measured.groupby(["dataset", "model", "family", "defense"], sort=False))
+    panels = list(measured.groupby([*SETTING, "family", "defense"], sort=False))
     across = min(4, len(panels))
     first = panels[0][1]
     shape = (len(first[["attack", "ratio"]].drop_duplicates()), first["poison_rate"].nunique())
@@ -133,13 +133,12 @@ def plot_phase(cards: DataFrame) -> Figure:
     axes = figure.subplots(-(-len(panels) // across), across, squeeze=False)
     for panel in axes.flat[len(panels) :]:
         panel.set_axis_off()
-    for panel, ((_, _, _, defense), part) in zip(axes.flat, panels, strict=False):
+    for panel, ((*_, defense), part) in zip(axes.flat, panels, strict=False):
         image = _phase(panel, part)
         panel.set_title(defense, fontsize=9)
     figure.colorbar(image, ax=axes, shrink=0.6, label="AUROC in the target class", ticks=[0, 0.5, 1])
-    names = ", ".join(
-        [*dict.fromkeys(measured["dataset"] + ", " + measured["model"]), *dict.fromkeys(measured["family"])]
-    )
+    settings = measured[SETTING].drop_duplicates()
+    names = ", ".join([*(named(*setting) for setting in tuples(settings, SETTING)), *dict.fromkeys(measured["family"])])
     figure.suptitle(f"{names}: AUROC in the target class, below it ASR in percent; hatched: not implanted", fontsize=10)
     return figure
 
@@ -180,9 +179,9 @@ def plot_nuisance(cards: DataFrame) -> Figure:
     if not len(measured):
         return empty_figure()
     measured["row"] = measured["method"] + [f", {100 * rate:g} %" for rate in measured["poison_rate"]]
-    measured["setting"] = (
-        measured["dataset"] + ", " + measured["model"] + ", to " + measured["target_classes"].astype(str)
-    )
+    measured["setting"] = [
+        f"{named(*setting)}, to {classes}" for *setting, classes in tuples(measured, [*SETTING, "target_classes"])
+    ]
     rows, settings = list(dict.fromkeys(measured["row"])), list(dict.fromkeys(measured["setting"]))
     figure = Figure(figsize=(9, 0.3 * len(rows) + 1.6), layout="constrained")
     for panel, column in zip(figure.subplots(1, 2, sharey=True), ("silhouette", "lda_auroc"), strict=True):

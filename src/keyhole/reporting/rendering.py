@@ -10,6 +10,7 @@ from pandas import DataFrame, Series
 from keyhole.reporting._column import Column
 from keyhole.reporting.columns import columns_of_section, find
 from keyhole.reporting.layouts import Layout
+from keyhole.reporting.runs import SETTING, named
 
 __all__ = ["HOW_TO_READ", "Rendered", "Section", "format_number", "format_runs", "latex", "markdown", "render"]
 
@@ -46,14 +47,13 @@ class Rendered:
 
 
 def render(layout: Layout, table: DataFrame, captions: list[str]) -> Rendered:
-    """Render a table: a section for each data set, model and group of rows."""
+    """Render a table: a section for each data set, model, recipe and group of rows."""
     sections = []
-    for (dataset, model), part in table.groupby(["dataset", "model"], sort=False):
+    for setting, part in table.groupby(SETTING, sort=False):
         for group in layout.groups:
             rows = part[part["role"].isin([role.noun for role in group.roles])]
             if len(rows):
-                title = ", ".join(filter(None, [str(dataset), str(model), group.title]))
-                sections.append(_section(title, rows, _columns(group.section, rows)))
+                sections.append(_section(named(*setting, group.title), rows, _columns(group.section, rows)))
     return Rendered(layout.name, layout.title, sections, captions)
 
 

@@ -17,12 +17,15 @@ from keyhole.planning.roles import ROLES
 from keyhole.reporting.columns import COLUMNS
 from keyhole.scoring.flags import EXCLUDING, FLAGS
 
-__all__ = ["CELL", "CONTROLS", "KEY", "collect", "frame", "is_role", "read", "split_flags", "tuples"]
+__all__ = ["CELL", "CONTROLS", "KEY", "SETTING", "VICTIM", "collect", "frame", "is_role", "named", "read"]
+__all__ += ["split_flags", "tuples"]
 
-CELL = ["dataset", "model", "attack", "poison_rate", "seed"]
-KEY = ["dataset", "model", "attack", "poison_rate", "role", "defense", "told"]
+SETTING = ["dataset", "model", "recipe"]
+VICTIM = [*SETTING, "attack", "poison_rate"]
+CELL = [*VICTIM, "seed"]
+KEY = [*VICTIM, "role", "defense", "told"]
 CONTROLS = ("no_defense", "random_removal", "perfect_removal")
-FILLED = ["told", "status", "reason", "flags", "excluded", "controls"]  # words; empty if a card has none
+FILLED = ["recipe", "told", "status", "reason", "flags", "excluded", "controls"]  # words; empty if a card has none
 
 
 def collect(paths: Iterable[str | Path]) -> DataFrame:
@@ -68,6 +71,11 @@ def is_role(table: DataFrame, *keys: str) -> Any:
 def tuples(table: DataFrame, columns: list[str]) -> Iterator[tuple[Any, ...]]:
     """Yield the values of some columns, row by row."""
     return table[columns].itertuples(index=False, name=None)
+
+
+def named(*words: object) -> str:
+    """Join what is not empty, as titles name a data set, a model and a recipe."""
+    return ", ".join(filter(None, map(str, words)))
 
 
 def split_flags(text: str) -> list[str]:

@@ -9,6 +9,7 @@ from keyhole.planning.roles import ROLES
 from keyhole.reporting._column import Column
 from keyhole.reporting.columns import find
 from keyhole.reporting.rendering import format_number, format_runs
+from keyhole.reporting.runs import SETTING, named
 from keyhole.scoring.cards import NO_DEFENSE
 from keyhole.scoring.flags import TRUTH
 
@@ -41,10 +42,10 @@ PAGE = (
 def page(tables: Mapping[str, DataFrame], captions: Sequence[str]) -> str:
     """Write the main columns of all tables, with a column of text for each attack and rate."""
     blocks, at_once = [], (WIDTH - LABEL) // COLUMN
-    for (dataset, model), attacks in tables["attacks"].groupby(["dataset", "model"], sort=False):
-        parts = {name: t[(t["dataset"] == dataset) & (t["model"] == model)] for name, t in tables.items()}
+    for setting, attacks in tables["attacks"].groupby(SETTING, sort=False):
+        parts = {name: t[(t[SETTING] == setting).all(axis=1)] for name, t in tables.items()}
         for first in range(0, len(attacks), at_once):
-            blocks.append("\n".join([f"{dataset}, {model}", *_block(parts, attacks.iloc[first : first + at_once])]))
+            blocks.append("\n".join([named(*setting), *_block(parts, attacks.iloc[first : first + at_once])]))
     legend = [line for text in (PAGE_LEGEND, *captions) for line in textwrap.wrap(text, WIDTH)]
     return "\n\n".join([*blocks, "\n".join(legend)]) + "\n"
 

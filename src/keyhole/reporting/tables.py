@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pandas import DataFrame
@@ -24,7 +23,7 @@ from keyhole.scoring.flags import EXCLUDING
 
 __all__ = ["RENDERED", "Skipped", "Tables", "tabulate"]
 
-Skipped = Sequence[Sequence[Any]]  # the fields of each cell that is left out, and the reason
+Skipped = Sequence[Sequence[str]]  # the name of each cell that is left out, and the reason
 
 DIGITS = 6  # in CSV files
 RENDERED = "rendered.json"
@@ -105,4 +104,7 @@ def _exclusion_flow(cards: DataFrame) -> str:
 
 
 def _list_skipped(skipped: Skipped) -> list[str]:
-    return [f"Skipped: {', '.join(f'{key} {value}' for key, value in cell.items())}: {why}." for cell, why in skipped]
+    reasons: dict[str, list[str]] = {}
+    for cell, why in skipped:
+        reasons.setdefault(why, []).append(cell)
+    return [f"Skipped, {why}: {'; '.join(cells)}." for why, cells in reasons.items()]

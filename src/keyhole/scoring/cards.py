@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from keyhole.planning.folders import architecture_of
 from keyhole.planning.roles import RETRAINING, ROLES, SEPARABILITY, Role
 from keyhole.scoring import flags, metrics, recovery
 
@@ -24,6 +25,7 @@ PERFECT = "perfect_removal"  # the detector that is told the payload
 REPEATED = (
     "dataset",
     "model",
+    "recipe",
     "attack",
     "poison_rate",
     "seed",
@@ -35,14 +37,15 @@ REPEATED = (
 )
 
 
-def identity(cell: Mapping[str, str]) -> Card:
-    """Return a cell's wildcards as columns: words stay words, `rate` and `seed` become numbers."""
-    named = {name: cell[name] for name in ("dataset", "model", "attack")}
-    return {**named, "poison_rate": float(cell["rate"]), "seed": int(cell["seed"])}
+def identity(cell: Mapping[str, str], recipe: str) -> Card:
+    """Return a cell's wildcards and its recipe as columns: words stay words, `rate` and `seed` become numbers."""
+    named = {"dataset": cell["dataset"], "model": architecture_of(cell["model"]), "recipe": recipe}
+    return {**named, "attack": cell["attack"], "poison_rate": float(cell["rate"]), "seed": int(cell["seed"])}
 
 
 def victim(
     cell: Mapping[str, str],
+    recipe: str,
     facts: Facts,
     answers: Arrays,
     reference: Arrays,
@@ -54,6 +57,7 @@ def victim(
     """Make a victim's card: what was poisoned, what the victim learned, and whether to believe it.
 
     Args:
+        recipe: how tables call the training recipe.
         facts: how the training went.
         answers: the victim's predictions on the test set (`keyhole.running.evaluation.answers`).
         reference: the clean model's predictions, with the same trigger.
@@ -63,7 +67,7 @@ def victim(
         train_labels: before poisoning.
     """
     card = {
-        **identity(cell),
+        **identity(cell, recipe),
         "role": ROLES["attacks"].noun,
         "defense": NO_DEFENSE,
         "told": "",

@@ -2,7 +2,7 @@
 
 The same rule holds for all inverters: a model counts as detected if any class is flagged, and the class with the
 highest anomaly is the one that the inverter names. Shares of victims have Wilson's interval. AUROC compares the
-highest anomaly of each poisoned victim with those of the clean victims of its data set and architecture, so it does
+highest anomaly of each poisoned victim with those of the clean victims of its data set, model and recipe, so it does
 not depend on the method's own threshold.
 """
 
