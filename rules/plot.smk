@@ -1,5 +1,4 @@
-from keyhole.planning.roles import CLEAN
-from keyhole.reporting.figures import FIGURES
+from keyhole.reporting import figures
 
 
 # draw the pictures of one victim
@@ -32,22 +31,7 @@ rule draw:
 
 def figure_files(suffix):
     """Return the files of the figures for which the grid has data."""
-    several_rates = any(
-        label != CLEAN and len(GRID.rates_of(label)) > 1
-        for label in GRID.labels("attacks")
-    )
-    has = {
-        "": True,
-        "several rates": several_rates,
-        "retraining": any(
-            GRID.retrained(cell.attack, cell.rate, cell.seed) for cell in GRID.cells()
-        ),
-    }
-    return [
-        f"{RESULTS}/figures/{name}.{suffix}"
-        for name, plot in FIGURES.items()
-        if has[plot.needs]
-    ]
+    return [f"{RESULTS}/figures/{name}.{suffix}" for name in figures.names(GRID)]
 
 
 rule plot:

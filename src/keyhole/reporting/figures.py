@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from keyhole.planning.roles import CLEAN
+
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["FIGURES", "Plot", "draw"]
+    from keyhole.planning.grid import Grid
+
+__all__ = ["FIGURES", "Plot", "draw", "names"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,17 @@ FIGURES = {
     "cleansing": Plot(needs="retraining"),
     "ladder": Plot(),
 }
+
+
+def names(grid: "Grid") -> list[str]:
+    """List the figures for which a grid has data."""
+    attacks = [label for label in grid.labels("attacks") if label != CLEAN]
+    has = {
+        "": True,
+        "several rates": any(len(grid.rates_of(label)) > 1 for label in attacks),
+        "retraining": any(grid.retrained(cell.attack, cell.rate, cell.seed) for cell in grid.cells()),
+    }
+    return [name for name, plot in FIGURES.items() if has[plot.needs]]
 
 
 def draw(tables: Iterable[str | Path], paths: Iterable[str | Path]) -> None:

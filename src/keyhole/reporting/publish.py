@@ -1,6 +1,7 @@
-"""Copy a grid's results, with their origin, to `published/`.
+"""Make `published/<grid>` from the results of a grid: tables, figures, summary, and where the numbers come from.
 
-Only results of clean commits are published, so that they can be made again.
+Only results of clean commits are published, so that they can be made again. A grid may be run in several sittings:
+victims that were published before stay beside those of this results folder, and what is missing is listed.
 
 `python -m keyhole.reporting.publish grids/qi2023_cpu.yaml` writes `published/qi2023_cpu`.
 """
@@ -10,20 +11,27 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 
+import pandas as pd
 import yaml
 from pandas import DataFrame
 
 from keyhole import artifacts
 from keyhole.planning import config
-from keyhole.planning.grid import Grid
-from keyhole.reporting.columns import TABLES
+from keyhole.planning.folders import VICTIM
+from keyhole.planning.grid import Cell, Grid
+from keyhole.planning.roles import DEFENSES, ROLES
+from keyhole.reporting import figures
 from keyhole.reporting.provenance import provenance
-from keyhole.reporting.runs import is_role, read, tuples
+from keyhole.reporting.runs import CELL, collect, is_role, read, tuples
+from keyhole.reporting.tables import Tables, tabulate
 
 __all__ = ["Refused", "publish"]
+
+MISSING = "not run yet"
 
 
 class Refused(Exception):
@@ -31,30 +39,36 @@ class Refused(Exception):
 
 
 def publish(grid_file: Path, root: Path, today: date) -> Path:
-    """Write grid, tables, figures, summary and origin of a finished run; other files of the folder stay.
+    """Write grid, tables, figures, summary and origin of what has been run; other files of the folder stay.
 
     Args:
         grid_file: the configuration, below `root`.
         root: the folder of the repository.
 
     Raises:
-        Refused: a change is not committed, or the results are not of this grid, or not of clean commits.
+        Refused: a change is not committed, or there are no results, or they are not of this grid or not of clean
+            commits.
     """
     folder = root / "published" / grid_file.stem
     _check_tree(root, folder)
     grid = config.load(yaml.safe_load(grid_file.read_text()), str(grid_file))
-    results = root / grid.results
-    if not (results / "tables/cards.csv").exists():
-        raise Refused(f"expected results in {results}; run the grid first")
-    cards = read(results / "tables/cards.csv")
-    _check_cards(cards, grid)
+    new = _from_results(root / grid.results, grid)
+    _check_commits(new)
+    cards = _in_order(pd.concat([new, _published_before(folder, grid, new)], ignore_index=True), grid)
+    missing = [cell for cell in grid.cells() if _key(cell, grid) not in _victims(cards)]
 
-    shutil.rmtree(folder / "tables", ignore_errors=True)
-    for file in (*_tables(results), *sorted((results / "figures").glob("*.png")), results / "summary.txt"):
-        _copy(file, folder / file.relative_to(results))
-    _copy(grid_file, folder / "grid.yaml")
+    left_out = [*grid.skipped(), *((cell, MISSING) for cell in missing)]
+    tables = tabulate(cards, [(str(cell), why) for cell, why in left_out])
+    for part in ("tables", "figures"):
+        shutil.rmtree(folder / part, ignore_errors=True)
+    tables.write(folder / "tables")
+    pictures = [folder / f"figures/{name}.png" for name in figures.names(grid)]
+    figures.draw([folder / f"tables/{name}.csv" for name in ("cards", "detection")], pictures)
+    _leave_out(tables, folder / "tables")
+    artifacts.save_text(folder / "summary.txt", tables.summary)
+    artifacts.save_text(folder / "grid.yaml", grid_file.read_text())
     command = f"make run GRID={grid_file.relative_to(root).as_posix()}"
-    origin = {"published": today.isoformat(), "command": command, **provenance(cards)}
+    origin = {"published": today.isoformat(), "command": command, **provenance(cards), "missing": [*map(str, missing)]}
     artifacts.save_text(folder / "origin.json", json.dumps(origin, indent=1) + "\n")
     return folder
 
@@ -69,8 +83,20 @@ def _check_tree(root: Path, folder: Path) -> None:
         raise Refused(f"expected a clean working tree; commit or put away first:\n{done.stdout.rstrip()}")
 
 
-def _check_cards(cards: DataFrame, grid: Grid) -> None:
-    """Refuse cards that are not of clean commits, or not of the victims of this grid."""
+def _from_results(results: Path, grid: Grid) -> DataFrame:
+    """Return the cards of all victims of the grid that are finished."""
+    files = [results / VICTIM.format(**cell.wildcards) / "cards.json" for cell in grid.cells()]
+    finished = [file for file in files if file.exists()]
+    if not finished:
+        raise Refused(f"expected results in {results}; run the grid first")
+    cards = collect(finished)
+    if others := _victims(cards) - _victims(_of_grid(cards, grid)):
+        names = "; ".join(", ".join(map(str, victim)) for victim in sorted(others))
+        raise Refused(f"expected the defenses of this grid beside each victim; run it again. Others are at {names}")
+    return cards
+
+
+def _check_commits(cards: DataFrame) -> None:
     commits = cards.reindex(columns=["commit"])["commit"].fillna("unknown")
     for word in ("unknown", "+dirty"):
         bad = cards[commits.str.contains(word, regex=False)]
@@ -79,25 +105,59 @@ def _check_cards(cards: DataFrame, grid: Grid) -> None:
             raise Refused(
                 f"expected cards of clean commits, got {len(bad)} of commit {word} ({roles}); make them again"
             )
-    wanted = {(cell.dataset, cell.model, cell.attack, float(cell.rate), cell.seed) for cell in grid.cells()}
-    victims = cards[is_role(cards, "attacks")]
-    present = set(tuples(victims, ["dataset", "model", "attack", "poison_rate", "seed"]))
-    if present != wanted:
-        missing, others = len(wanted - present), len(present - wanted)
-        raise Refused(f"expected the victims of this grid; {missing} are missing and {others} are of another grid")
 
 
-def _tables(results: Path) -> list[Path]:
-    """List the files of the cards and of each table that has rows, as numbers and as text."""
-    full = [name for name in TABLES if len((results / f"tables/{name}.csv").read_text().splitlines()) > 1]
-    return [
-        results / "tables" / file for file in ("cards.csv", *(f"{n}.{kind}" for n in full for kind in ("csv", "md")))
-    ]
+def _published_before(folder: Path, grid: Grid, new: DataFrame) -> DataFrame:
+    """Return the cards of earlier sittings: victims of this grid, with its defenses, that are not made anew."""
+    file = folder / "tables/cards.csv"
+    if not file.exists():
+        return new.iloc[:0]
+    cards = read(file)
+    return _only(cards, _victims(_of_grid(cards, grid)) - _victims(new)) if "recipe" in cards else new.iloc[:0]
 
 
-def _copy(source: Path, target: Path) -> None:
-    with artifacts.atomic(target) as part:
-        shutil.copyfile(source, part)
+def _of_grid(cards: DataFrame, grid: Grid) -> DataFrame:
+    """Return the cards of the grid's victims that have met exactly its defenses."""
+    wanted = {_key(cell, grid): _defenses(cell, grid) for cell in grid.cells()}
+    met: dict[tuple[object, ...], set[tuple[str, str]]] = {victim: set() for victim in _victims(cards)}
+    judged = cards[is_role(cards, *DEFENSES)]
+    for *cell, role, defense in tuples(judged, [*CELL, "role", "defense"]):
+        met.setdefault(tuple(cell), set()).add((role, defense))
+    return _only(cards, {victim for victim, defenses in met.items() if wanted.get(victim) == defenses})
+
+
+def _defenses(cell: Cell, grid: Grid) -> set[tuple[str, str]]:
+    labels = {role: grid.labels(role) for role in DEFENSES} | {"trainers": grid.trainers_for(cell.attack)}
+    return {(ROLES[role].noun, label) for role, each in labels.items() for label in each}
+
+
+def _key(cell: Cell, grid: Grid) -> tuple[object, ...]:
+    """Return a cell as cards name it."""
+    return (cell.dataset, cell.model, grid.recipe_name(cell.folder), cell.attack, float(cell.rate), cell.seed)
+
+
+def _victims(cards: DataFrame) -> set[tuple[object, ...]]:
+    return set(tuples(cards[is_role(cards, "attacks")], CELL))
+
+
+def _only(cards: DataFrame, victims: Iterable[tuple[object, ...]]) -> DataFrame:
+    chosen = set(victims)
+    return cards[[cell in chosen for cell in tuples(cards, CELL)]]
+
+
+def _in_order(cards: DataFrame, grid: Grid) -> DataFrame:
+    """Sort cards as the grid has its cells; tables have their order."""
+    place = {_key(cell, grid): i for i, cell in enumerate(grid.cells())}
+    order = pd.Series([place[cell] for cell in tuples(cards, CELL)]).sort_values(kind="stable").index
+    return cards.iloc[order].reset_index(drop=True)
+
+
+def _leave_out(tables: Tables, folder: Path) -> None:
+    """Remove tables without rows, and forms that a reader of the page does not need."""
+    empty = {name for name, table in tables.values.items() if table.empty}
+    for file in folder.iterdir():
+        if file.suffix not in (".csv", ".md") or file.stem in empty:
+            file.unlink()
 
 
 def main() -> None:
