@@ -23,7 +23,7 @@ victim_pictures.draw(
     level,
     cards,
     make_examples(attack, train["images"], poisoned, holdout),
-    map_latents(
+    lambda: map_latents(
         artifacts.load_arrays(given["latents"], level)[level],
         train["labels"].numpy(),
         artifacts.load_arrays(given["poisoned"], "index", "labels", "is_cover"),

@@ -81,6 +81,16 @@ def test_a_figure_is_drawn_once_for_all_its_files(tmp_path, monkeypatch):
     assert len(drawn) == 1
 
 
+def test_a_figure_that_cannot_be_drawn_says_why_and_the_others_are_drawn(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(defense_figures, "plot_attacks", lambda table: table["no such column"])
+    draw(written(cards(), tmp_path), [tmp_path / "attacks.png", tmp_path / "ladder.png"])
+    assert is_drawn(tmp_path / "attacks.png")
+    assert [record.exc_info[0] for record in caplog.records] == [KeyError]
+    monkeypatch.undo()
+    draw(written(cards(), tmp_path), [tmp_path / "other/ladder.png"])
+    assert (tmp_path / "ladder.png").read_bytes() == (tmp_path / "other/ladder.png").read_bytes()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["detection", "levels", "distances", "phase", "ladder"])
 def test_excluded_cells_look_different(name, tmp_path):

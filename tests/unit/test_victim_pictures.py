@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from keyhole.reporting import canvas
 from keyhole.reporting import victim_pictures as pictures
 from keyhole.reporting.canvas import save
 from keyhole.scoring.latent_maps import LatentMaps
@@ -95,6 +96,29 @@ def test_all_pictures_of_a_victim_are_drawn_at_once(tmp_path):
     cards = [{"target_classes": [1]}, {"level": "stem", "transform": "raw", "silhouette": 0.5}]
     shown = dict.fromkeys(("clean", "planted", "triggered", "holdout", "stamped"), images)
     maps = LatentMaps({"PCA": np.random.default_rng(0).normal(size=(9, 2))}, kinds(3, 3, 3))
-    pictures.draw(outputs, "title", "stem", cards, shown, maps, {"failed": {}})
+    pictures.draw(outputs, "title", "stem", cards, shown, lambda: maps, {"failed": {}})
     assert all(is_drawn(path) for path in tmp_path.iterdir())
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_picture_that_cannot_be_drawn_says_why_and_costs_only_itself(tmp_path, caplog):
+    outputs = {"preview": tmp_path / "preview.png", "latents": tmp_path / "latents.png"}
+    outputs |= {"triggers": [], "inversions": []}
+    images = np.zeros((4, 1, 8, 8), np.uint8)
+    shown = dict.fromkeys(("clean", "planted", "triggered", "holdout", "stamped"), images)
+
+    def maps():
+        raise ValueError("svd did not converge: $x^2$")
+
+    pictures.draw(outputs, "title", "stem", [{"target_classes": [1]}], shown, maps, {})
+    assert is_drawn(tmp_path / "latents.png")
+    assert (tmp_path / "preview.png").exists()
+    assert [record.exc_info[0] for record in caplog.records] == [ValueError]
+
+
+def test_a_full_disk_is_not_a_picture(tmp_path):
+    def plot():
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        canvas.draw(plot, to=[tmp_path / "a.png"])

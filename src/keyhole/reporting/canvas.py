@@ -4,6 +4,8 @@ Figures are made without pyplot, so that they share no state, and saved without 
 the same bytes. The colors are those of Okabe & Ito (2008), which color-blind readers can tell apart.
 """
 
+import logging
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +26,15 @@ __all__ = [
     "MARKERS",
     "ORANGE",
     "by_model",
+    "draw",
     "draw_matrix",
     "empty_figure",
     "save",
     "scatter",
 ]
 __all__ += ["side_by_side", "slant_labels", "victim_names"]
+
+log = logging.getLogger("keyhole")
 
 MARKERS = "osD^v<>Ph*X8pd"
 ORANGE, BLUE = "#D55E00", "#0072B2"
@@ -45,6 +50,22 @@ def save(figure: Figure, *paths: str | Path) -> None:
     for path in paths:
         with artifacts.atomic(path) as part:
             figure.savefig(part, dpi=150, metadata=NO_DATE[part.suffix])
+
+
+def draw(plot: Callable[..., Figure], *arguments: Any, to: Sequence[str | Path], title: str = "") -> None:
+    """Draw a figure and write it to each path; one that cannot be drawn says why in its place, and costs only itself.
+
+    Args:
+        plot: makes the figure from `arguments`.
+        title: of the figure that says why.
+    """
+    try:
+        save(plot(*arguments), *to)
+    except (OSError, MemoryError):
+        raise  # the machine's fault, which the scheduler may try again
+    except Exception as error:
+        log.exception("%s cannot be drawn", ", ".join(map(str, to)))
+        save(empty_figure(title or Path(to[0]).stem, f"cannot be drawn: {type(error).__name__}: {error}"), *to)
 
 
 def by_model(cards: DataFrame) -> Iterator[tuple[str, DataFrame]]:
@@ -89,12 +110,13 @@ def slant_labels(panel: Axes) -> None:
         label.set(ha="right", rotation_mode="anchor")
 
 
-def empty_figure(title: str = "") -> Figure:
-    """Make a figure that says that the grid has no such results."""
+def empty_figure(title: str = "", why: str = "no such results in this grid") -> Figure:
+    """Make a figure that has nothing to show, and says why."""
     figure = Figure(figsize=(5, 1.5), layout="constrained")
     panel = figure.subplots()
     panel.set_axis_off()
-    panel.text(0.5, 0.5, "no such results in this grid", ha="center", va="center", transform=panel.transAxes)
+    words = textwrap.fill(why, 70, max_lines=6)
+    panel.text(0.5, 0.5, words, ha="center", va="center", fontsize=9, parse_math=False, transform=panel.transAxes)
     if title:
         figure.suptitle(title, fontsize=10)
     return figure

@@ -54,7 +54,7 @@ def names(grid: "Grid") -> list[str]:
 
 
 def draw(tables: Iterable[str | Path], paths: Iterable[str | Path]) -> None:
-    """Draw each figure once and write it to all paths that have its name.
+    """Draw each figure once and write it to all paths that have its name; one that cannot be drawn says why.
 
     Args:
         tables: the CSV files that the figures are drawn from.
@@ -69,7 +69,7 @@ def draw(tables: Iterable[str | Path], paths: Iterable[str | Path]) -> None:
     for path in map(Path, paths):
         files[path.stem].append(path)
     for name, same_figure in files.items():
-        canvas.save(functions[f"plot_{name}"](data[FIGURES[name].table]), *same_figure)
+        canvas.draw(functions[f"plot_{name}"], data[FIGURES[name].table], to=same_figure)
 
 
 def _add_columns(table: "DataFrame") -> "DataFrame":

@@ -107,6 +107,8 @@ def phase_family(victims: DataFrame) -> DataFrame:
     dirty = victims[(victims["attack"] != CLEAN) & (victims["controls"] == "dirty-label")]
     family = dirty["method"].map(lambda name: FAMILIES.get(name, name))
     dirty = dirty.assign(family=family, ratio=(dirty["cover"] / dirty["payload"]).round(2))
+    if dirty.empty:
+        return dirty
     keys = [*SETTING, "family"]
     counts = dirty.groupby(keys)[["poison_rate", "ratio"]].transform("nunique")
     return dirty[(counts > 1).all(axis=1)]

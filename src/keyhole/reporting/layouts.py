@@ -70,6 +70,7 @@ class Layout:
 def _undefended(cards: DataFrame) -> DataFrame:
     """Return victims as rows of a defense that does nothing."""
     victims = cards[is_role(cards, "attacks")].assign(role=UNDEFENDED.noun, defense=CONTROLS[0], seconds=np.nan)
+    victims = victims.reindex(columns=list(dict.fromkeys([*victims, *_ANSWERS])))
     answers = (dict(zip(_ANSWERS, values, strict=True)) for values in tuples(victims, list(_ANSWERS)))
     effect = DataFrame([metrics.repair(answer, answer) for answer in answers], index=victims.index)
     return victims.drop(columns=list(effect), errors="ignore").join(effect)

@@ -74,7 +74,7 @@ def _section(title: str, rows: DataFrame, columns: list[Column]) -> Section:
     header = [column.heading or column.name for column in columns]
     cells = [[*(_cell(row, column) for column in columns), format_runs(row), _notes(row)] for _, row in rows.iterrows()]
     text = [column.is_text for column in columns]
-    victim = rows.groupby(["attack", "poison_rate"], sort=False).ngroup().tolist()
+    victim = rows.groupby(["attack", "poison_rate"], sort=False, dropna=False).ngroup().tolist()
     return Section(title, [*header, "runs", "notes"], cells, [*text, False, True], victim)
 
 

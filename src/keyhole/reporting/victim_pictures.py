@@ -1,6 +1,6 @@
 """Pictures of one victim: its attack on example images, maps of its latents, the triggers that inverters recover."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from keyhole.reporting.canvas import BLUE, ORANGE, empty_figure, save
+from keyhole.reporting import canvas
+from keyhole.reporting.canvas import BLUE, ORANGE, empty_figure
 from keyhole.scoring.latent_maps import LatentMaps
 from keyhole.scoring.statistics import NAN
 
@@ -29,10 +30,10 @@ def draw(
     level: str,
     cards: Sequence[Mapping[str, Any]],
     examples: Mapping[str, np.ndarray],
-    maps: LatentMaps,
+    maps: Callable[[], LatentMaps],
     inversions: Mapping[str, Mapping[str, np.ndarray]],
 ) -> None:
-    """Draw all pictures of a victim.
+    """Draw all pictures of a victim; one that cannot be drawn says why.
 
     Args:
         outputs: `preview` and `latents`: a path each; `inversions`: at most one path; `triggers`: a path for each
@@ -40,17 +41,20 @@ def draw(
         level: where the mapped latents are read.
         cards: the cards of the victim and its defenses; the first is the victim's.
         examples: images, as in `keyhole.running.examples`.
+        maps: makes the maps of the latents.
         inversions: inverter -> what the workflow kept of its answer.
     """
     targets = cards[0]["target_classes"]
     raw = [card["silhouette"] for card in cards if (card.get("level"), card.get("transform")) == (level, "raw")]
-    preview = plot_preview(examples["clean"], examples["planted"], examples["triggered"], title)
-    save(preview, outputs["preview"])
-    save(plot_latents(maps, f"{title}, {level}", (raw or [NAN])[0]), outputs["latents"])
+    shown = (examples["clean"], examples["planted"], examples["triggered"], title)
+    canvas.draw(plot_preview, *shown, to=[outputs["preview"]], title=title)
+    words = (f"{title}, {level}", (raw or [NAN])[0])
+    canvas.draw(lambda: plot_latents(maps(), *words), to=[outputs["latents"]], title=title)
     for inversion, path in zip(inversions.values(), outputs["triggers"], strict=True):
-        save(plot_triggers(inversion, targets, title), path)
+        canvas.draw(plot_triggers, inversion, targets, title, to=[path], title=title)
     for path in outputs["inversions"]:
-        save(plot_inversions(examples["holdout"], examples["stamped"], inversions, title), path)
+        recovered = (examples["holdout"], examples["stamped"], inversions, title)
+        canvas.draw(plot_inversions, *recovered, to=[path], title=title)
 
 
 # Latents
