@@ -6,7 +6,7 @@ SHELL := /bin/bash -o pipefail
 # of Snakemake's log, leave errors and "12 of 240 steps (5%) done"
 CHATTER := /^(Select jobs|Execute [0-9]|\[[A-Z]|Finished jobid|Assuming |Building DAG|Using |Provided cores|Rules claiming)/d
 
-.PHONY: demo run publish test test-fast lint format lock
+.PHONY: demo run retry tables publish test test-fast lint format lock
 
 # the default grid, on data that needs no download
 demo: run
@@ -14,6 +14,15 @@ demo: run
 # any grid: make run GRID=grids/cifar10_cpu.yaml
 run: .venv/installed
 	@$(BIN)/snakemake --cores $(CORES) --configfile $(GRID) --quiet rules reason host 2>&1 | sed -uE '$(CHATTER)'
+
+# tries again what failed
+retry: .venv/installed
+	@$(BIN)/python -m keyhole.running.retry $(GRID)
+	@$(MAKE) --no-print-directory run
+
+# tables and report of what there is, also while a run is going on
+tables: .venv/installed
+	@$(BIN)/python -m keyhole.reporting.unfinished $(GRID)
 
 # copies the results of a finished grid to published/, if all comes from clean commits
 publish: .venv/installed

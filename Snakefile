@@ -32,7 +32,7 @@ include: "rules/report.smk"
 rule all:
     default_target: True
     input:
-        f"{RESULTS}/report.html",
+        everything(),
     localrule: True
 
 
@@ -40,3 +40,10 @@ onsuccess:
     page = Path(RESULTS, "summary.txt")
     if page.exists():  # missing if --until stopped at an earlier rule
         print(page.read_text())
+
+
+# what is finished has its tables, marked as incomplete, whatever stopped the run
+onerror:
+    from keyhole.reporting import unfinished
+
+    print(unfinished.write(GRID, config))

@@ -29,15 +29,15 @@ SECTIONS = {role.noun: role.key for role in ROLES.values()}  # wildcard -> secti
 
 RESULTS = GRID.results
 DATA = f"{RESULTS}/data/{{dataset}}"
-HELD = f"{DATA}/seed={{seed}}"  # the hold-out of a seed, and which rows of its split remain
+HELD = f"{RESULTS}/{folders.HELD}"
 TRAIN, TEST = (
     f"{HELD if part == GRID.holdout.source else DATA}/{part}.safetensors"
     for part in ("train", "test")
 )
 HOLDOUT = f"{HELD}/holdout.safetensors"
-SHARED = f"{RESULTS}/shared/{{dataset}}"
+SHARED = f"{RESULTS}/{folders.SHARED}"
 SURROGATE = f"{SHARED}/surrogate/seed={{seed}}/{{model}}"
-CRAFTED = f"{RESULTS}/{{dataset}}/{{attack}}/crafted/seed={{seed}}"
+CRAFTED = f"{RESULTS}/{folders.CRAFTED}"
 RUN = f"{RESULTS}/{folders.RUN}"
 VICTIM = f"{RESULTS}/{folders.VICTIM}"
 DETECTION = f"{VICTIM}/detect/{{detector}}"

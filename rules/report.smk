@@ -11,6 +11,7 @@ rule tabulate:
             for kind in ("csv", "md", "tex")
         ],
         cards=f"{RESULTS}/tables/cards.csv",
+        missing=f"{RESULTS}/tables/missing.csv",
         rendered=f"{RESULTS}/tables/rendered.json",
         summary=f"{RESULTS}/summary.txt",
     log:
@@ -30,23 +31,12 @@ rule tabulate:
         "../workflow_scripts/tabulate.py"
 
 
-def galleries():
-    """Return the title of each victim and its pictures."""
-    pictures = {}
-    for cell in GRID.cells():
-        files = [
-            f"{VICTIM}/preview.png",
-            f"{VICTIM}/latents.png",
-            *([f"{VICTIM}/inversions.png"] if GRID.labels("inverters") else []),
-            *answer_files("inverters", "triggers.png"),
-        ]
-        pictures[str(cell)] = [file.format(**cell.wildcards) for file in files]
-    return pictures
+GALLERIES = {str(cell): GRID.pictures_of(cell) for cell in GRID.cells()}
 
 
 rule report:
     input:
-        pictures=[file for files in galleries().values() for file in files],
+        pictures=[file for files in GALLERIES.values() for file in files],
         rendered=rules.tabulate.output.rendered,
         figures=figure_files("png"),
     output:
@@ -56,7 +46,15 @@ rule report:
     localrule: True
     params:
         config=json.dumps(config),
-        galleries=json.dumps(galleries()),
+        galleries=json.dumps(GALLERIES),
         code=code("report"),
     script:
         "../workflow_scripts/report.py"
+
+
+def everything():
+    """Return all results, so that one that was deleted is made again; not what is only on the way to them."""
+    files = [*rules.report.output, *rules.tabulate.output, *rules.plot.output]
+    for cell in GRID.cells():
+        files += GRID.cards_of(cell) + GRID.answers_of(cell) + GRID.pictures_of(cell)
+    return files

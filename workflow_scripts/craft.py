@@ -3,6 +3,7 @@
 from keyhole import artifacts, rng
 from keyhole.running.attacker import load_attack
 from keyhole.running.devices import on_device
+from keyhole.running.logs import JobError
 from keyhole.running.nets import load_net
 from keyhole.running.outcome import attempt
 from keyhole.running.setup import begin
@@ -15,5 +16,5 @@ surrogate = load_net(snakemake.input["surrogate"][0]) if attack.crafted_from == 
 stream = rng.stream("craft", cell["dataset"], cell["seed"])
 outcome = attempt(attack.craft, on_device(clean["images"]), on_device(clean["labels"]), surrogate, stream)
 if outcome.value is None:
-    raise SystemExit(f"attacks.{cell['attack']}: {outcome.facts['reason']}")
+    raise JobError(f"attacks.{cell['attack']}: {outcome.facts['reason']}")
 artifacts.save(snakemake.output[0], outcome.value, outcome.facts)

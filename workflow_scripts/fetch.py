@@ -2,6 +2,7 @@
 
 from keyhole import artifacts
 from keyhole.running import splits
+from keyhole.running.logs import JobError
 from keyhole.running.setup import begin, instantiate
 
 begin(snakemake.threads, snakemake.log[0], snakemake.rule)
@@ -10,7 +11,7 @@ dataset, _ = instantiate("data", params["dataset"])
 try:
     parts = splits.load(dataset, params["data_dir"])
 except ValueError as error:  # the message says which file to put where; a traceback would hide it
-    raise SystemExit(f"datasets.{label}: {error}") from None
+    raise JobError(f"datasets.{label}: {error}") from None
 facts = {"classes": int(parts.train_labels.max()) + 1}
 for part in ("train", "test"):
     tensors = {"images": getattr(parts, f"{part}_images"), "labels": getattr(parts, f"{part}_labels")}

@@ -3,6 +3,7 @@
 import json
 
 from keyhole import artifacts, rng
+from keyhole.running.logs import JobError
 from keyhole.running.setup import begin
 from keyhole.running.splits import draw_holdout
 
@@ -14,6 +15,6 @@ stream = rng.stream("holdout", cell["dataset"], cell["seed"])
 try:
     drawn, rest = draw_holdout(tensors["labels"], asked["source"], asked["size"], stream)
 except ValueError as error:
-    raise SystemExit(f"holdout: {cell['dataset']}: {error}") from None
+    raise JobError(f"holdout: {cell['dataset']}: {error}") from None
 artifacts.save(output["holdout"], {name: tensor[drawn] for name, tensor in tensors.items()}, facts)
 artifacts.save_rows(output["rest"], whole, rest)

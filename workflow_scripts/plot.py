@@ -1,5 +1,8 @@
 """Draw the figures of the whole grid."""
 
 from keyhole.reporting import figures
+from keyhole.running.logs import open_log
+
+open_log(snakemake.log[0], snakemake.rule)
 
 figures.draw(snakemake.input, snakemake.output)

@@ -2,6 +2,7 @@
 
 from keyhole import artifacts, rng
 from keyhole.running.attacker import load_attack
+from keyhole.running.logs import JobError
 from keyhole.running.setup import begin
 
 begin(snakemake.threads, snakemake.log[0], snakemake.rule)
@@ -12,5 +13,5 @@ try:
     attack = load_attack(snakemake.params["attack"], *snakemake.input["crafted"])
     poisoned = attack.poison(clean["images"], clean["labels"], float(cell["rate"]), stream)
 except ValueError as error:  # a missing picture, parameters that exclude each other, too high a rate
-    raise SystemExit(f"attacks.{cell['attack']}: {error}") from None
+    raise JobError(f"attacks.{cell['attack']}: {error}") from None
 artifacts.save(snakemake.output[0], poisoned)

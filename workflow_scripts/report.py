@@ -6,6 +6,9 @@ from pathlib import Path
 import yaml
 
 from keyhole.reporting import report
+from keyhole.running.logs import open_log
+
+open_log(snakemake.log[0], snakemake.rule)
 
 params = snakemake.params
 report.write(

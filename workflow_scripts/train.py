@@ -6,6 +6,7 @@ from keyhole.planning.folders import architecture_of
 from keyhole.running.answers import answer, load_exam
 from keyhole.running.attacker import load_attack
 from keyhole.running.devices import on_device
+from keyhole.running.logs import JobError
 from keyhole.running.nets import save_net
 from keyhole.running.outcome import attempt
 from keyhole.running.setup import begin, instantiate
@@ -24,7 +25,7 @@ net = on_device(models.build(architecture, classes, images, stream))
 poisoned = artifacts.load(given["poisoned"], Poisoned)
 outcome = attempt(train_victim, attack, net, images, labels, poisoned, recipe, stream)
 if outcome.value is None:  # without a victim nothing else can run, so the job fails and the scheduler may try it again
-    raise SystemExit(f"training failed: {outcome.facts['reason']}")
+    raise JobError(f"training failed: {outcome.facts['reason']}")
 artifacts.save(snakemake.output["trigger"], {**attack.tensors, **outcome.value})
 exam = load_exam(params["attack"], snakemake.output["trigger"], given["test"], cell["dataset"], cell["seed"])
 facts = {

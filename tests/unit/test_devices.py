@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from keyhole.running import devices
+from keyhole.running.logs import JobError
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +27,7 @@ def test_the_environment_names_the_device(monkeypatch):
 
 def test_an_unknown_device_is_refused_in_one_line(monkeypatch):
     monkeypatch.setenv("KEYHOLE_DEVICE", "cudaa")
-    with pytest.raises(SystemExit, match=r"^KEYHOLE_DEVICE: expected cpu, cuda or a card such as cuda:1, got 'cudaa'$"):
+    with pytest.raises(JobError, match=r"^KEYHOLE_DEVICE: expected cpu, cuda or a card such as cuda:1, got 'cudaa'$"):
         devices.job_device()
 
 

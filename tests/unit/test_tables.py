@@ -265,7 +265,7 @@ def test_the_silhouette_stands_beside_its_attack(cards):
 def test_files_read_back_as_fractions_and_render_as_percent(cards, tmp_path):
     tables.tabulate(frame(cards), [("sig on gtsrb", "too few rows of the class")]).write(tmp_path)
     names = set(TABLES)
-    assert {path.name for path in tmp_path.iterdir()} == {"cards.csv", "rendered.json"} | {
+    assert {path.name for path in tmp_path.iterdir()} == {"cards.csv", "missing.csv", "rendered.json"} | {
         f"{n}.{s}" for n in names for s in ("csv", "md", "tex")
     }
     read = pd.read_csv(tmp_path / "attacks.csv", keep_default_na=False, na_values=[""])

@@ -1,6 +1,8 @@
 """Bad input gives an error of one line; a killed job leaves no file that a later run takes for complete."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import pytest
 from safetensors import safe_open
 
 from keyhole import artifacts
+from keyhole.reporting.runs import read
 
 
 @pytest.mark.parametrize(
@@ -66,6 +69,58 @@ def test_a_method_that_fails_becomes_a_row_with_a_reason(tree):
         assert card["status"] == "failed"
         assert card["reason"] == "ZeroDivisionError: division by zero"
     assert "ZeroDivisionError" in (tree.root / "results/tables/detection.md").read_text()
+    assert tree.would_run() == {}
+    done = subprocess.run(
+        [sys.executable, "-m", "keyhole.running.retry", "config.yaml"],
+        cwd=tree.root,
+        env=tree.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "3 to try again"
+    jobs = tree.would_run()
+    assert (jobs["detect"], jobs["score"], jobs["tabulate"]) == (3, 3, 1)
+    assert "train" not in jobs
+
+
+def test_a_cell_that_fails_costs_only_itself_and_is_listed(tree):
+    summary = (tree.root / "results/summary.txt").read_text()
+    wrong = ("attack.poison(", "1 / (cell['attack'] != 'badnets') and attack.poison(")
+    tree.edit("workflow_scripts/poison.py", *wrong)
+    tree.edit("src/keyhole/attacks/blended.py", "    alpha: Fraction = 0.2", "    alpha: Fraction = 0.21")
+    done = tree.snakemake(check=False)
+    assert done.returncode != 0
+    log = "results/digits/badnets/rate=0.05/seed=0/poison.log"
+    lines = ["INCOMPLETE: 1 of 3 victims are missing; tables/missing.csv says why."]
+    lines += [f"  digits, convnet, badnets at 5 %, seed 0: ZeroDivisionError: division by zero ({log})"]
+    for text in (done.stdout, (tree.root / "results/summary.txt").read_text()):
+        assert "\n".join(lines) in text
+    cards = read(tree.root / "results/tables/cards.csv")
+    victims = cards[cards["role"] == "attack"].set_index("attack")
+    assert set(victims.index) == {"none", "blended"}
+    assert json.loads(victims.loc["blended", "parameters"])["alpha"] == 0.21
+    assert "Incomplete" in (tree.root / "results/report.html").read_text()
+    tree.edit("workflow_scripts/poison.py", *reversed(wrong))
+    tree.edit("src/keyhole/attacks/blended.py", "    alpha: Fraction = 0.21", "    alpha: Fraction = 0.2")
+    tree.snakemake()
+    assert "INCOMPLETE" not in (tree.root / "results/summary.txt").read_text()
+    assert (tree.root / "results/summary.txt").read_text().splitlines()[:3] == summary.splitlines()[:3]
+    assert tree.would_run() == {}
+
+
+def test_what_is_deleted_is_made_again(tree):
+    folder = tree.root / "results/digits/badnets/rate=0.05/seed=0/convnet"
+    gone = ["detect/spectral_signatures/suspicion.safetensors", "preview.png", "cards.json"]
+    for file in [*(folder / name for name in gone), tree.root / "results/tables/detection.csv"]:
+        file.unlink()
+    shutil.rmtree(tree.root / "results/figures")
+    jobs = dict.fromkeys(("detect", "draw", "score", "tabulate", "plot", "report"), 1)
+    assert tree.would_run() == jobs
+    tree.snakemake()
+    assert all((folder / name).exists() for name in gone)
+    assert (tree.root / "results/tables/detection.csv").exists()
+    assert tree.would_run() == {}
 
 
 def test_a_killed_run_leaves_whole_files_and_is_resumed(fresh):

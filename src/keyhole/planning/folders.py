@@ -1,8 +1,11 @@
 """Folders of results; that of a model is `resnet18` or, where a grid has several recipes, `resnet18+sam`."""
 
-__all__ = ["RUN", "VICTIM", "architecture_of", "folder_of", "recipe_of"]
+__all__ = ["CRAFTED", "HELD", "RUN", "SHARED", "VICTIM", "architecture_of", "folder_of", "recipe_of"]
 
-RUN = "{dataset}/{attack}/rate={rate}/seed={seed}"  # the rows of one draw
+HELD = "data/{dataset}/seed={seed}"  # a hold-out, and which rows remain
+SHARED = "shared/{dataset}"  # networks of attackers, models trained again
+CRAFTED = "{dataset}/{attack}/crafted/seed={seed}"  # what an attack learned before it poisons
+RUN = "{dataset}/{attack}/rate={rate}/seed={seed}"  # the poisoned rows
 VICTIM = RUN + "/{model}"
 
 

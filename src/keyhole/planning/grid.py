@@ -9,7 +9,8 @@ from typing import Any, Literal
 from keyhole.learning import recipes
 from keyhole.parameters import CRAFTS
 from keyhole.planning.facts import Facts
-from keyhole.planning.folders import architecture_of, folder_of, recipe_of
+from keyhole.planning.folders import VICTIM, architecture_of, folder_of, recipe_of
+from keyhole.planning.roles import DEFENSES, ROLES
 
 __all__ = ["Cell", "Dataset", "Entry", "Grid", "Holdout", "Retrain", "Skip"]
 
@@ -252,6 +253,32 @@ class Grid:
     def retrains(self, cell: Cell, detector: str) -> bool:
         """Return whether a model is trained again on the rows that a detector keeps in this cell."""
         return detector in self.retrained(cell.attack, cell.rate, cell.seed)
+
+    def pictures_of(self, cell: Cell) -> list[str]:
+        """List the files of a victim's pictures."""
+        inverters = self.labels("inverters")
+        names = ["preview.png", "latents.png", *(["inversions.png"] if inverters else [])]
+        names += [f"{ROLES['inverters'].folder}/{label}/triggers.png" for label in inverters]
+        return [f"{self._folder(cell)}/{name}" for name in names]
+
+    def answers_of(self, cell: Cell) -> list[str]:
+        """List the files of what defenses of a victim returned, and of models trained again."""
+        labels = {role: self.labels(role) for role in DEFENSES} | {"trainers": self.trainers_for(cell.attack)}
+        names = [
+            f"{ROLES[role].folder}/{label}/{ROLES[role].answer}" for role, each in labels.items() for label in each
+        ]
+        again = self.retrained(cell.attack, cell.rate, cell.seed)
+        names += [f"{ROLES['detectors'].folder}/{label}/retrained/{ROLES['repairers'].answer}" for label in again]
+        return [f"{self._folder(cell)}/{name}" for name in names]
+
+    def cards_of(self, cell: Cell) -> list[str]:
+        """List the files of a victim's own answers and of all cards."""
+        return [
+            f"{self._folder(cell)}/{name}" for name in ("predictions.safetensors", "separability.json", "cards.json")
+        ]
+
+    def _folder(self, cell: Cell) -> str:
+        return f"{self.results}/{VICTIM.format(**cell.wildcards)}"
 
     def trainers_for(self, attack: str) -> tuple[str, ...]:
         """Return the trainers that meet an attack; none if the attacker trains, which leaves them nothing to train."""

@@ -18,7 +18,13 @@ __all__ = ["code_hash", "modules_of"]
 PACKAGE = Path(__file__).parents[1]
 # Modules that check, name or describe but cannot change a number: nearly every job imports them, so an edit of one
 # would rerun nearly everything. A recipe's numbers reach the jobs that train through their params.
-INERT = ("keyhole.parameters", "keyhole.planning", "keyhole.learning.recipes", "keyhole.running.origin")
+INERT = (
+    "keyhole.parameters",
+    "keyhole.planning",
+    "keyhole.learning.recipes",
+    "keyhole.running.logs",
+    "keyhole.running.origin",
+)
 
 
 @cache

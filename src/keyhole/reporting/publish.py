@@ -11,7 +11,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 
@@ -21,17 +20,14 @@ from pandas import DataFrame
 
 from keyhole import artifacts
 from keyhole.planning import config
-from keyhole.planning.folders import VICTIM
-from keyhole.planning.grid import Cell, Grid
-from keyhole.planning.roles import DEFENSES, ROLES
+from keyhole.planning.grid import Grid
 from keyhole.reporting import figures
+from keyhole.reporting.finished import finished, key, missing_from, of_grid, only, victims
 from keyhole.reporting.provenance import provenance
-from keyhole.reporting.runs import CELL, collect, is_role, read, tuples
+from keyhole.reporting.runs import CELL, read, tuples
 from keyhole.reporting.tables import Tables, tabulate
 
 __all__ = ["Refused", "publish"]
-
-MISSING = "not run yet"
 
 
 class Refused(Exception):
@@ -52,13 +48,13 @@ def publish(grid_file: Path, root: Path, today: date) -> Path:
     folder = root / "published" / grid_file.stem
     _check_tree(root, folder)
     grid = config.load(yaml.safe_load(grid_file.read_text()), str(grid_file))
-    new = _from_results(root / grid.results, grid)
+    new, _ = finished(grid, root / grid.results)
+    if new is None:
+        raise Refused(f"expected results of this grid in {root / grid.results}; run it first")
     _check_commits(new)
     cards = _in_order(pd.concat([new, _published_before(folder, grid, new)], ignore_index=True), grid)
-    missing = [cell for cell in grid.cells() if _key(cell, grid) not in _victims(cards)]
-
-    left_out = [*grid.skipped(), *((cell, MISSING) for cell in missing)]
-    tables = tabulate(cards, [(str(cell), why) for cell, why in left_out])
+    missing = [(str(cell), "not run yet", "") for cell in missing_from(cards, grid)]
+    tables = tabulate(cards, [(str(cell), why) for cell, why in grid.skipped()], missing)
     for part in ("tables", "figures"):
         shutil.rmtree(folder / part, ignore_errors=True)
     tables.write(folder / "tables")
@@ -68,7 +64,12 @@ def publish(grid_file: Path, root: Path, today: date) -> Path:
     artifacts.save_text(folder / "summary.txt", tables.summary)
     artifacts.save_text(folder / "grid.yaml", grid_file.read_text())
     command = f"make run GRID={grid_file.relative_to(root).as_posix()}"
-    origin = {"published": today.isoformat(), "command": command, **provenance(cards), "missing": [*map(str, missing)]}
+    origin = {
+        "published": today.isoformat(),
+        "command": command,
+        **provenance(cards),
+        "missing": [cell for cell, *_ in missing],
+    }
     artifacts.save_text(folder / "origin.json", json.dumps(origin, indent=1) + "\n")
     return folder
 
@@ -81,19 +82,6 @@ def _check_tree(root: Path, folder: Path) -> None:
         raise Refused(f"expected a git checkout: {done.stderr.strip()}")
     if done.stdout:
         raise Refused(f"expected a clean working tree; commit or put away first:\n{done.stdout.rstrip()}")
-
-
-def _from_results(results: Path, grid: Grid) -> DataFrame:
-    """Return the cards of all victims of the grid that are finished."""
-    files = [results / VICTIM.format(**cell.wildcards) / "cards.json" for cell in grid.cells()]
-    finished = [file for file in files if file.exists()]
-    if not finished:
-        raise Refused(f"expected results in {results}; run the grid first")
-    cards = collect(finished)
-    if others := _victims(cards) - _victims(_of_grid(cards, grid)):
-        names = "; ".join(", ".join(map(str, victim)) for victim in sorted(others))
-        raise Refused(f"expected the defenses of this grid beside each victim; run it again. Others are at {names}")
-    return cards
 
 
 def _check_commits(cards: DataFrame) -> None:
@@ -113,41 +101,12 @@ def _published_before(folder: Path, grid: Grid, new: DataFrame) -> DataFrame:
     if not file.exists():
         return new.iloc[:0]
     cards = read(file)
-    return _only(cards, _victims(_of_grid(cards, grid)) - _victims(new)) if "recipe" in cards else new.iloc[:0]
-
-
-def _of_grid(cards: DataFrame, grid: Grid) -> DataFrame:
-    """Return the cards of the grid's victims that have met exactly its defenses."""
-    wanted = {_key(cell, grid): _defenses(cell, grid) for cell in grid.cells()}
-    met: dict[tuple[object, ...], set[tuple[str, str]]] = {victim: set() for victim in _victims(cards)}
-    judged = cards[is_role(cards, *DEFENSES)]
-    for *cell, role, defense in tuples(judged, [*CELL, "role", "defense"]):
-        met.setdefault(tuple(cell), set()).add((role, defense))
-    return _only(cards, {victim for victim, defenses in met.items() if wanted.get(victim) == defenses})
-
-
-def _defenses(cell: Cell, grid: Grid) -> set[tuple[str, str]]:
-    labels = {role: grid.labels(role) for role in DEFENSES} | {"trainers": grid.trainers_for(cell.attack)}
-    return {(ROLES[role].noun, label) for role, each in labels.items() for label in each}
-
-
-def _key(cell: Cell, grid: Grid) -> tuple[object, ...]:
-    """Return a cell as cards name it."""
-    return (cell.dataset, cell.model, grid.recipe_name(cell.folder), cell.attack, float(cell.rate), cell.seed)
-
-
-def _victims(cards: DataFrame) -> set[tuple[object, ...]]:
-    return set(tuples(cards[is_role(cards, "attacks")], CELL))
-
-
-def _only(cards: DataFrame, victims: Iterable[tuple[object, ...]]) -> DataFrame:
-    chosen = set(victims)
-    return cards[[cell in chosen for cell in tuples(cards, CELL)]]
+    return only(cards, victims(of_grid(cards, grid)) - victims(new)) if "recipe" in cards else new.iloc[:0]
 
 
 def _in_order(cards: DataFrame, grid: Grid) -> DataFrame:
     """Sort cards as the grid has its cells; tables have their order."""
-    place = {_key(cell, grid): i for i, cell in enumerate(grid.cells())}
+    place = {key(cell, grid): i for i, cell in enumerate(grid.cells())}
     order = pd.Series([place[cell] for cell in tuples(cards, CELL)]).sort_values(kind="stable").index
     return cards.iloc[order].reset_index(drop=True)
 

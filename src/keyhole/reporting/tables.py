@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pandas import DataFrame
@@ -24,8 +25,10 @@ from keyhole.scoring.flags import EXCLUDING
 __all__ = ["RENDERED", "Skipped", "Tables", "tabulate"]
 
 Skipped = Sequence[Sequence[str]]  # the name of each cell that is left out, and the reason
+Missing = Sequence[Sequence[str]]  # the name of each victim without cards, the reason, and the log that says more
 
 DIGITS = 6  # in CSV files
+MOST_LISTED = 20  # missing victims in the summary
 RENDERED = "rendered.json"
 
 
@@ -37,30 +40,41 @@ class Tables:
     values: dict[str, DataFrame]  # fractions are in [0, 1], blanks are NaN
     rendered: dict[str, Rendered]
     summary: str  # all results on one page of text, at most 118 columns wide, as in Qi et al. 2023, table 1
+    missing: Missing
 
     def write(self, folder: str | Path) -> None:
-        """Write each table as .csv, .md and .tex, all cards as `cards.csv`, and what the report shows as JSON."""
+        """Write each table as .csv, .md and .tex, all cards, what is missing, and what the report shows as JSON."""
         folder = Path(folder)
         artifacts.save_text(folder / "cards.csv", self.cards.to_csv(index=False))
         for name, table in self.values.items():
             artifacts.save_text(folder / f"{name}.csv", table.to_csv(index=False))
             artifacts.save_text(folder / f"{name}.md", rendering.markdown(self.rendered[name]))
             artifacts.save_text(folder / f"{name}.tex", rendering.latex(self.rendered[name]))
+        missing = DataFrame(self.missing, columns=["victim", "why", "log"])
+        artifacts.save_text(folder / "missing.csv", missing.to_csv(index=False))
+        artifacts.save_text(folder / RENDERED, json.dumps(self.page))
+
+    @property
+    def page(self) -> dict[str, Any]:
+        """What the report shows."""
         tables = [asdict(table) for table in self.rendered.values()]
-        page = {"summary": self.summary, "tables": tables, "provenance": provenance(self.cards)}
-        artifacts.save_text(folder / RENDERED, json.dumps(page))
+        facts = {"provenance": provenance(self.cards), "missing": [list(line) for line in self.missing]}
+        return {"summary": self.summary, "tables": tables, **facts}
 
 
-def tabulate(cards: DataFrame, skipped: Skipped = ()) -> Tables:
-    """Make all tables and the summary."""
+def tabulate(cards: DataFrame, skipped: Skipped = (), missing: Missing = ()) -> Tables:
+    """Make all tables and the summary; both say that they are incomplete if a victim is missing."""
     flow, left_out = _exclusion_flow(cards), _list_skipped(skipped)
+    incomplete = _incomplete(len(missing), cards)
     values, rendered = {}, {}
     for name, layout in LAYOUTS.items():
         runs = layout.runs(cards)
         table = _in_order(layout.build(layout, runs, cards), cards).round(DIGITS)
-        captions = [rendering.HOW_TO_READ, flow, layout.says_what_counts or _count_runs(runs), *left_out]
+        counted = layout.says_what_counts or _count_runs(runs)
+        captions = [*incomplete, rendering.HOW_TO_READ, flow, counted, *left_out]
         values[name], rendered[name] = table, rendering.render(layout, table, captions)
-    return Tables(cards, values, rendered, summary.page(values, [flow, *left_out]))
+    page = [*incomplete, *_list_missing(missing), summary.page(values, [flow, *left_out])]
+    return Tables(cards, values, rendered, "\n".join(page), missing)
 
 
 def _in_order(table: DataFrame, cards: DataFrame) -> DataFrame:
@@ -101,6 +115,19 @@ def _exclusion_flow(cards: DataFrame) -> str:
         f"Exclusion flow: {len(victims)} victims ({(victims['attack'] == CLEAN).sum()} of them clean), {len(out)} "
         f"fail the validity gate{f' ({named})' if named else ''}, {len(victims) - len(out)} judged."
     )
+
+
+def _incomplete(count: int, cards: DataFrame) -> list[str]:
+    """Say that victims are missing, if any are."""
+    of = count + int(is_role(cards, "attacks").sum())
+    return [f"INCOMPLETE: {count} of {of} victims are missing; tables/missing.csv says why."] if count else []
+
+
+def _list_missing(missing: Missing) -> list[str]:
+    lines = [f"  {cell}: {why}{f' ({log})' if log else ''}" for cell, why, log in missing]
+    if len(lines) > MOST_LISTED:
+        lines[MOST_LISTED:] = [f"  and {len(lines) - MOST_LISTED} more"]
+    return [*lines, ""] if lines else []
 
 
 def _list_skipped(skipped: Skipped) -> list[str]:

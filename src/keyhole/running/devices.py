@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from keyhole.running.logs import JobError
+
 __all__ = ["job_device", "on_device"]
 
 
@@ -33,7 +35,7 @@ def job_device() -> torch.device:
         try:
             return torch.device(named)
         except RuntimeError:
-            raise SystemExit(f"KEYHOLE_DEVICE: expected cpu, cuda or a card such as cuda:1, got {named!r}") from None
+            raise JobError(f"KEYHOLE_DEVICE: expected cpu, cuda or a card such as cuda:1, got {named!r}") from None
     if not torch.cuda.is_available():
         return torch.device("cpu")
     cards = [torch.cuda.get_device_properties(k).uuid for k in range(torch.cuda.device_count())]

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from keyhole.running.origin import origin
 
 __all__ = ["Outcome", "attempt"]
 
 log = logging.getLogger("keyhole")
+
+# how torch's errors about a machine begin: CUDA's and its libraries', and a CPU that has no memory left
+MACHINES = ("CUDA error", "CUDA driver", "CUDNN_", "CUBLAS_", "cuDNN error", "NCCL", "DefaultCPUAllocator")
 
 
 @dataclass(frozen=True)
@@ -24,19 +28,26 @@ class Outcome:
     facts: dict[str, Any]
 
 
+def is_machines_fault(error: Exception) -> bool:
+    """Return whether an error says nothing of the method: of memory, of a disk, a file system or a GPU."""
+    if isinstance(error, (OSError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError, SafetensorError)):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in MACHINES)
+
+
 def attempt(call: Callable[..., Any], *arguments: Any) -> Outcome:
     """Call a method; turn a failure into facts, so that the table still gets its row.
 
     Raises:
-        MemoryError, torch.OutOfMemoryError: memory ran out; the scheduler may try again with more.
+        Exception: the machine's fault; the scheduler may try again, with more memory or elsewhere.
     """
     wall, cpu = time.perf_counter(), time.process_time()
     value, status, reason = None, "ok", ""
     try:
         value = call(*arguments)
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as error:
+        if is_machines_fault(error):
+            raise
         log.exception("the method failed")
         status, reason = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
     facts = {

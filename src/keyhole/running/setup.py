@@ -1,7 +1,6 @@
 """The first steps of a job: set its threads and its log, build its method."""
 
 import json
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 
 from keyhole.parameters import ORACLE, told_by_oracle
 from keyhole.planning import registry
+from keyhole.running.logs import open_log
 
 __all__ = ["begin", "instantiate"]
 
@@ -16,8 +16,7 @@ __all__ = ["begin", "instantiate"]
 def begin(threads: int, log_file: str, rule: str) -> None:
     """Use the number of threads that the rule asked for, and write progress to the rule's log."""
     torch.set_num_threads(threads)
-    logging.basicConfig(filename=log_file, filemode="w", level=logging.INFO, format="%(asctime)s %(message)s")
-    logging.getLogger("keyhole").info("rule %s", rule)
+    open_log(log_file, rule)
 
 
 def instantiate(role: str, entry: str, truth: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, str]]:
