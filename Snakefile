@@ -36,6 +36,18 @@ rule all:
     localrule: True
 
 
+if plan.planned_config() is None:  # not a job, but the process that starts the run
+    records.settle(Path(RESULTS), expected)
+    plan.freeze(config, MEMORY, SCRIPTS)
+
+
+onstart:
+    try:
+        hold(Path(RESULTS))
+    except Held as error:
+        sys.exit(str(error))
+
+
 onsuccess:
     page = Path(RESULTS, "summary.txt")
     if page.exists():  # missing if --until stopped at an earlier rule

@@ -3,9 +3,10 @@ import re
 import sys
 from pathlib import Path
 
-from keyhole.planning import folders
+from keyhole.planning import folders, plan, records
 from keyhole.planning.config import ConfigError, load
 from keyhole.planning.content import Contents
+from keyhole.planning.locks import Held, hold
 from keyhole.planning.roles import ROLES
 
 # A file given with --configfile replaces config.yaml, where Snakemake would merge the two. No public attribute tells
@@ -16,6 +17,9 @@ if not CONFIG_FILES:
     configfile: "config.yaml"
 
 
+config = (
+    plan.planned_config() or config
+)  # jobs take that of their run, whatever the file says by now
 MEMORY = Path(".snakemake/keyhole")  # what planning need not compute again
 CONFIG_NAMES = ", ".join(map(str, CONFIG_FILES or ["config.yaml"]))
 try:

@@ -1,4 +1,6 @@
 rule fetch:
+    input:
+        records.long_ago(MEMORY / "long_ago"),
     output:
         **{part: f"{DATA}/{part}.safetensors" for part in ("train", "test")},
     log:

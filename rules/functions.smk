@@ -72,3 +72,17 @@ def answer_files(key, file=""):
     """Return the file that each defense of a role is scored by, or another file beside it; `{...}` is left to fill."""
     folders = [f"{VICTIM}/{ROLES[key].folder}/{label}" for label in GRID.labels(key)]
     return [f"{folder}/{file or ROLES[key].answer}" for folder in folders]
+
+
+def expected(rule, cell):
+    """Return the digest of what a job is asked to do now; None if it is not in this grid."""
+    try:
+        params = workflow.get_rule(rule).params.items()
+        asked = {name: value for name, value in params if name not in records.PLACES}
+        values = {
+            name: value(cell) if callable(value) else value
+            for name, value in asked.items()
+        }
+        return records.digest(rule, values)
+    except (KeyError, ValueError, WorkflowError):  # a label or a rule that is no more
+        return None

@@ -11,6 +11,7 @@ rule tabulate:
             for kind in ("csv", "md", "tex")
         ],
         cards=f"{RESULTS}/tables/cards.csv",
+        costs=f"{RESULTS}/tables/costs.csv",
         missing=f"{RESULTS}/tables/missing.csv",
         rendered=f"{RESULTS}/tables/rendered.json",
         summary=f"{RESULTS}/summary.txt",
@@ -18,6 +19,7 @@ rule tabulate:
         f"{RESULTS}/tables/tabulate.log",
     localrule: True
     params:
+        victims=json.dumps([str(cell) for cell in GRID.cells()]),
         skipped=json.dumps([(str(cell), why) for cell, why in GRID.skipped()]),
         places=json.dumps(
             {

@@ -6,7 +6,7 @@ from keyhole.running.nets import load_net
 from keyhole.running.origin import origin
 from keyhole.running.setup import begin, instantiate
 
-begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+begin(snakemake)
 cell, given, params = snakemake.wildcards, snakemake.input, snakemake.params
 exam = load_exam(params["attack"], given["trigger"], given["test"], cell["dataset"], cell["seed"])
 _, described = instantiate("attacks", params["attack"])

@@ -8,7 +8,7 @@ from keyhole.running.nets import load_net
 from keyhole.running.outcome import attempt
 from keyhole.running.setup import begin
 
-begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+begin(snakemake)
 cell = snakemake.wildcards
 clean = artifacts.load_tensors(snakemake.input["train"])
 attack = load_attack(snakemake.params["attack"])

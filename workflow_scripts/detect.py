@@ -8,7 +8,7 @@ from keyhole.running.inputs import load_evidence
 from keyhole.running.setup import begin
 from keyhole.types import Poisoned
 
-begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+begin(snakemake)
 cell, given = snakemake.wildcards, snakemake.input
 evidence = load_evidence(**{name: given[name] for name in ("model", "holdout", "train", "poisoned", "latents")})
 truth = read_truth(artifacts.load(given["poisoned"], Poisoned), len(evidence.labels))

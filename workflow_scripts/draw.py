@@ -10,7 +10,7 @@ from keyhole.running.setup import begin
 from keyhole.scoring.latent_maps import map_latents
 from keyhole.types import Poisoned
 
-begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+begin(snakemake)
 cell, given, level = snakemake.wildcards, snakemake.input, snakemake.params["level"]
 cards = artifacts.load_cards(given["cards"])
 train, poisoned = artifacts.load_tensors(given["train"]), artifacts.load(given["poisoned"], Poisoned)

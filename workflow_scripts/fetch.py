@@ -5,7 +5,7 @@ from keyhole.running import splits
 from keyhole.running.logs import JobError
 from keyhole.running.setup import begin, instantiate
 
-begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+begin(snakemake)
 params, label = snakemake.params, snakemake.wildcards["dataset"]
 dataset, _ = instantiate("data", params["dataset"])
 try:

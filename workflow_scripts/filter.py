@@ -6,7 +6,7 @@ from keyhole.running.inputs import limit_holdout, load_evidence
 from keyhole.running.screening import draw, reserve, screen
 from keyhole.running.setup import begin, instantiate
 
-begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+begin(snakemake)
 cell, given, params = snakemake.wildcards, snakemake.input, snakemake.params
 method, described = instantiate("filters", params["filter"])
 exam = load_exam(params["attack"], given["trigger"], given["test"], cell["dataset"], cell["seed"])

@@ -7,7 +7,7 @@ from keyhole.running.logs import JobError
 from keyhole.running.setup import begin
 from keyhole.running.splits import draw_holdout
 
-begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+begin(snakemake)
 cell, whole, output = snakemake.wildcards, snakemake.input["whole"], snakemake.output
 asked = json.loads(snakemake.params["holdout"])
 tensors, facts = artifacts.load_tensors(whole), artifacts.facts(whole)

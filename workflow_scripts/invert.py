@@ -7,7 +7,7 @@ from keyhole.running.likeness import try_triggers
 from keyhole.running.passes import attempt_and_count
 from keyhole.running.setup import begin, instantiate
 
-begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+begin(snakemake)
 cell, given, params = snakemake.wildcards, snakemake.input, snakemake.params
 inverter, described = instantiate("inverters", params["inverter"])
 evidence = load_evidence(given["model"], given["holdout"], *given["training_set"])

@@ -8,7 +8,7 @@ from keyhole.running.nets import load_net
 from keyhole.running.setup import begin
 from keyhole.types import Poisoned
 
-begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+begin(snakemake)
 given, levels = snakemake.input, tuple(json.loads(snakemake.params["levels"]))
 clean = artifacts.load_tensors(given["train"])
 images, _ = artifacts.load(given["poisoned"], Poisoned).apply(clean["images"], clean["labels"])

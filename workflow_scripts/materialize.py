@@ -5,7 +5,7 @@ from keyhole.running.attacker import load_attack
 from keyhole.running.setup import begin
 from keyhole.types import Poisoned
 
-begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+begin(snakemake)
 cell = snakemake.wildcards
 clean = artifacts.load_tensors(snakemake.input["train"])
 attack = load_attack(snakemake.params["attack"], snakemake.input["trigger"])

@@ -3,6 +3,6 @@
 from keyhole.reporting import figures
 from keyhole.running.logs import open_log
 
-open_log(snakemake.log[0], snakemake.rule)
+open_log(snakemake)
 
 figures.draw(snakemake.input, snakemake.output)

@@ -5,7 +5,7 @@ from keyhole.running.attacker import load_attack
 from keyhole.running.logs import JobError
 from keyhole.running.setup import begin
 
-begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+begin(snakemake)
 cell = snakemake.wildcards
 clean = artifacts.load_tensors(snakemake.input["train"])
 stream = rng.stream("poison", cell["dataset"], cell["seed"])

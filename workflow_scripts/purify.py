@@ -7,7 +7,7 @@ from keyhole.running.inputs import limit_holdout, load_evidence
 from keyhole.running.passes import attempt_and_count
 from keyhole.running.setup import begin, instantiate
 
-begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+begin(snakemake)
 cell, given, params = snakemake.wildcards, snakemake.input, snakemake.params
 purifier, described = instantiate("purifiers", params["purifier"])
 exam = load_exam(params["attack"], given["trigger"], given["test"], cell["dataset"], cell["seed"])

@@ -8,7 +8,7 @@ from keyhole.running.inputs import limit_holdout, load_evidence
 from keyhole.running.passes import attempt_and_count
 from keyhole.running.setup import begin, instantiate
 
-begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+begin(snakemake)
 cell, given, params = snakemake.wildcards, snakemake.input, snakemake.params
 architecture = architecture_of(cell["model"])
 repairer, described = instantiate("repairers", params["repairer"])

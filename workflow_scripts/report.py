@@ -8,7 +8,7 @@ import yaml
 from keyhole.reporting import report
 from keyhole.running.logs import open_log
 
-open_log(snakemake.log[0], snakemake.rule)
+open_log(snakemake)
 
 params = snakemake.params
 report.write(

@@ -9,7 +9,7 @@ from keyhole.running.outcome import attempt
 from keyhole.running.retraining import Shared, retrain
 from keyhole.running.setup import begin
 
-begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+begin(snakemake)
 cell, given, params = snakemake.wildcards, snakemake.input, snakemake.params
 architecture = architecture_of(cell["model"])
 facts = {**artifacts.facts(given["suspicion"]), "code": params["code"]}  # if the detector failed, its reason is kept

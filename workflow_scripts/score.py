@@ -7,7 +7,7 @@ from keyhole.running.logs import open_log
 from keyhole.scoring import cards
 from keyhole.scoring.poisoned_rows import received_labels
 
-open_log(snakemake.log[0], snakemake.rule)
+open_log(snakemake)
 
 given, read, facts = snakemake.input, artifacts.load_arrays, artifacts.facts
 

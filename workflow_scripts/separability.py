@@ -8,7 +8,7 @@ from keyhole.running.origin import origin
 from keyhole.scoring.poisoned_rows import received_labels
 from keyhole.scoring.separability import by_level
 
-open_log(snakemake.log[0], snakemake.rule)
+open_log(snakemake)
 
 given, params = snakemake.input, snakemake.params
 train_labels = artifacts.load_arrays(given["train"], "labels")["labels"]

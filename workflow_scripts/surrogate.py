@@ -6,7 +6,7 @@ from keyhole.running.devices import on_device
 from keyhole.running.nets import save_net
 from keyhole.running.setup import begin
 
-begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+begin(snakemake)
 cell, train = snakemake.wildcards, snakemake.input["train"]
 clean, classes = artifacts.load_tensors(train), artifacts.facts(train)["classes"]
 stream = rng.stream("surrogate", cell["dataset"], cell["model"], cell["seed"])

@@ -8,7 +8,7 @@ from keyhole.reporting.runs import collect
 from keyhole.reporting.tables import tabulate
 from keyhole.running.logs import open_log
 
-open_log(snakemake.log[0], snakemake.rule)
+open_log(snakemake)
 
 tables = tabulate(collect(snakemake.input), json.loads(snakemake.params["skipped"]))
 tables.write(Path(snakemake.output["cards"]).parent)

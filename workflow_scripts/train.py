@@ -13,7 +13,7 @@ from keyhole.running.setup import begin, instantiate
 from keyhole.running.victim import train_victim
 from keyhole.types import Poisoned
 
-begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+begin(snakemake)
 cell, given, params = snakemake.wildcards, snakemake.input, snakemake.params
 architecture = architecture_of(cell["model"])
 clean, classes = artifacts.load_tensors(given["train"]), artifacts.facts(given["train"])["classes"]

@@ -10,7 +10,7 @@ from keyhole.running.outcome import attempt
 from keyhole.running.setup import begin, instantiate
 from keyhole.types import Poisoned
 
-begin(snakemake.threads, snakemake.log[0], snakemake.rule)
+begin(snakemake)
 cell, given, params = snakemake.wildcards, snakemake.input, snakemake.params
 architecture = architecture_of(cell["model"])
 trainer, described = instantiate("trainers", params["trainer"])

@@ -5,6 +5,7 @@ Every file is written under a temporary name in the same folder and renamed when
 point leaves nothing that a later run takes for a result. A tensor file also holds its *facts*: what its tensors mean.
 """
 
+import hashlib
 import json
 import os
 import tempfile
@@ -13,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+OF_A_RUN = ("seconds", "cpu_seconds", "peak_memory_mb", "commit")  # facts that the same job has otherwise each time
 
 Record = TypeVar("Record")
 Facts = Mapping[str, Any]
@@ -96,6 +99,18 @@ def facts(path: str | Path) -> dict[str, Any]:
 
     with safe_open(path, "np") as file:
         return json.loads((file.metadata() or {}).get("facts", "{}"))
+
+
+def content_digest(path: str | Path) -> str:
+    """Return the SHA-256 of a tensor file's tensors and of its facts, but not of what differs from run to run."""
+    with Path(path).open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        known = json.loads(header.pop("__metadata__", {}).get("facts", "{}"))
+        stays = {name: value for name, value in known.items() if name not in OF_A_RUN}
+        digest = hashlib.sha256(json.dumps([header, stays], sort_keys=True).encode())
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def save_cards(path: str | Path, cards: list[dict[str, Any]]) -> None:

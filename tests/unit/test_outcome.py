@@ -1,5 +1,7 @@
 """A method's error becomes facts, a machine's is raised; a job's log says at its end how the job ended."""
 
+import json
+import os
 import subprocess
 import sys
 
@@ -7,6 +9,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from keyhole.planning import plan
+from keyhole.planning.records import record_file
 from keyhole.running.outcome import attempt
 
 
@@ -45,6 +49,15 @@ def test_a_methods_fault_becomes_facts(error):
     assert outcome.facts["reason"] == f"{type(error).__name__}: {error}".splitlines()[0]
 
 
+START = """
+from types import SimpleNamespace
+from keyhole.running.logs import JobError, open_log
+job = SimpleNamespace(log=["{folder}/a.log"], rule="train", wildcards={{"seed": "0"}}, params={{"code": "1"}})
+job.input, job.output, job.scriptdir = ["{folder}/in", ["{folder}/more"]], ["{folder}/out"], "{folder}"
+open_log(job)
+"""
+
+
 @pytest.mark.parametrize(
     ("ends", "last", "said"),
     [
@@ -59,11 +72,41 @@ def test_a_methods_fault_becomes_facts(error):
     ],
 )
 def test_the_last_line_of_a_log_says_how_the_job_ended(ends, last, said, tmp_path):
-    script = (
-        f"from keyhole.running.logs import JobError, open_log\nopen_log({str(tmp_path / 'a.log')!r}, 'train')\n{ends}\n"
-    )
+    script = f"{START.format(folder=tmp_path)}\n{ends}\n"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert bool(done.returncode) == (last != "done")
     assert (tmp_path / "a.log").read_text().rstrip().splitlines()[-1].endswith(f" {last}")
     assert done.stderr.startswith(said)
     assert ("Traceback" in (tmp_path / "a.log").read_text()) == (said == "Traceback")
+    assert record_file(tmp_path / "a.log").exists() == (last == "done"), "only a finished job has a record"
+
+
+@pytest.fixture
+def planned(tmp_path):
+    """A folder whose script belongs to a run that was planned with the code as it is."""
+    (tmp_path / "train.py").write_text("x = 1\n")
+    plan.freeze({"seeds": [0]}, tmp_path / "memory", tmp_path)
+    yield tmp_path
+    del os.environ[plan.PLAN]
+
+
+@pytest.mark.parametrize("edit", ["", "# a remark\n", "x = 2\n"])
+def test_a_job_whose_code_was_edited_meanwhile_fails(edit, planned):
+    script = f"{START.format(folder=planned)}\nopen('{planned}/train.py', 'a').write({edit!r})\n"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    if edit.startswith("x"):
+        assert done.returncode == 1
+        assert done.stderr == "train.py: edited after this run was planned; start the run again\n"
+        assert not record_file(planned / "a.log").exists()
+    else:
+        assert done.returncode == 0
+        assert json.loads(record_file(planned / "a.log").read_text())["outputs"] == ["out"]
+
+
+def test_a_job_takes_the_configuration_of_its_run(planned):
+    assert plan.planned_config() == {"seeds": [0]}
+
+
+def test_outside_of_a_run_nothing_is_planned():
+    assert plan.planned_config() is None
+    assert plan.edited([__file__]) == []

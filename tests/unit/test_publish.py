@@ -74,9 +74,10 @@ def test_grid_tables_figures_summary_and_origin_are_written(root):
     (root / "published/small/README.md").write_text("by hand")
     folder = published(root)
     files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
-    names = ("attacks", "detection", "separability")
+    names = ("attacks", "cost", "detection", "separability")
     tables = {
         "tables/cards.csv",
+        "tables/costs.csv",
         "tables/missing.csv",
         *(f"tables/{name}.{kind}" for name in names for kind in ("csv", "md")),
     }
@@ -91,6 +92,7 @@ def test_grid_tables_figures_summary_and_origin_are_written(root):
     assert origin["commit"] == ["abc1234"]
     assert (origin["versions"], origin["hardware"]) == (["python 3"], ["a processor"])
     assert origin["missing"] == []
+    assert origin["CPU time in methods"][0] == "all: 0 min 12 s"
 
 
 def test_what_was_published_may_be_published_again(root):
@@ -123,6 +125,7 @@ def test_sittings_add_up_and_the_last_one_counts(root):
     assert json.loads((folder / "origin.json").read_text())["missing"] == []
     in_parts = read(folder / "tables/attacks.csv")
     assert set(in_parts["seeds"]) == {2}
+    assert read(folder / "tables/costs.csv")["cpu_seconds"].notna().all(), "of the first sitting, too"
     assert json.loads((folder / "origin.json").read_text())["commit"] == ["first00", "second0"]
     make_results(root, seeds=(0,), commit="second0", ca=0.8)
     published(root)

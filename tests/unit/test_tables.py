@@ -265,7 +265,7 @@ def test_the_silhouette_stands_beside_its_attack(cards):
 def test_files_read_back_as_fractions_and_render_as_percent(cards, tmp_path):
     tables.tabulate(frame(cards), [("sig on gtsrb", "too few rows of the class")]).write(tmp_path)
     names = set(TABLES)
-    assert {path.name for path in tmp_path.iterdir()} == {"cards.csv", "missing.csv", "rendered.json"} | {
+    assert {path.name for path in tmp_path.iterdir()} == {"cards.csv", "costs.csv", "missing.csv", "rendered.json"} | {
         f"{n}.{s}" for n in names for s in ("csv", "md", "tex")
     }
     read = pd.read_csv(tmp_path / "attacks.csv", keep_default_na=False, na_values=[""])
@@ -315,5 +315,22 @@ def test_files_read_back_are_what_was_written(cards, tmp_path):
     cards = changed(cards, {"role": "detector"}, looks_at="latents", seconds=1.5)
     made = tables.tabulate(frame(cards))
     made.write(tmp_path)
-    pd.testing.assert_frame_equal(read(tmp_path / "cards.csv"), made.cards, check_dtype=False)
+    kept = made.cards.drop(columns=["seconds", "cpu_seconds"])
+    pd.testing.assert_frame_equal(read(tmp_path / "cards.csv"), kept, check_dtype=False)
     pd.testing.assert_frame_equal(read(tmp_path / "detection.csv"), made.values["detection"], check_dtype=False)
+    costs = read(tmp_path / "costs.csv")
+    pd.testing.assert_series_equal(costs["cpu_seconds"], made.cards["cpu_seconds"], check_dtype=False)
+
+
+def test_times_are_in_tables_of_their_own(cards, tmp_path):
+    """Two runs make the same bytes, whatever the machine was busy with."""
+    for folder, seconds in (("a", 1.5), ("b", 2.5)):
+        timed = changed(cards, {}, seconds=seconds, cpu_seconds=2 * seconds, peak_memory_mb=int(100 * seconds))
+        tables.tabulate(frame(timed)).write(tmp_path / folder)
+    different = {"cost.csv", "cost.md", "cost.tex", "costs.csv", "rendered.json"}
+    for file in (tmp_path / "a").iterdir():
+        same = file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+        assert same == (file.name not in different), file.name
+    cost = read(tmp_path / "a/cost.csv")
+    assert set(cost["seconds"]) == {1.5}
+    assert set(cost["peak_memory_mb"]) == {150}

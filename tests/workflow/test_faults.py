@@ -13,6 +13,7 @@ import pytest
 from safetensors import safe_open
 
 from keyhole import artifacts
+from keyhole.planning.locks import hold
 from keyhole.reporting.runs import read
 
 
@@ -121,6 +122,41 @@ def test_what_is_deleted_is_made_again(tree):
     assert all((folder / name).exists() for name in gone)
     assert (tree.root / "results/tables/detection.csv").exists()
     assert tree.would_run() == {}
+
+
+def test_edits_during_a_run_change_nothing_silently(fresh):
+    """Jobs take the configuration that the run was planned with, and stop rather than run other code."""
+    command = [sys.executable, "-m", "snakemake", "--cores", "1"]
+    run = subprocess.Popen(
+        command, cwd=fresh.root, env=fresh.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    deadline = time.time() + 200
+    while not (fresh.root / "results/data/digits/fetch.log").exists() and time.time() < deadline:
+        time.sleep(0.02)
+    fresh.write(recipe={"name": "cpu", "epochs": 1})
+    fresh.edit("src/keyhole/detectors/activation_clustering.py", "n_init=10", "n_init=11")
+    said, _ = run.communicate()
+    assert run.returncode != 0
+    assert "activation_clustering.py: edited after this run was planned; start the run again" in said
+    facts = artifacts.facts(fresh.root / "results/digits/badnets/rate=0.05/seed=0/convnet/predictions.safetensors")
+    assert json.loads(facts["training"])["epochs"] == 2
+    assert not list(fresh.root.glob("results/**/suspicion.safetensors")) or "detect" in fresh.would_run()
+    assert fresh.would_run()["train"] == 3, "with the configuration of today"
+    fresh.write()
+    jobs = fresh.would_run()
+    assert "train" not in jobs
+    assert jobs["detect"] == 3
+
+
+def test_two_checkouts_exclude_each_other_from_one_folder(fresh, tmp_path):
+    fresh.write(results=str(tmp_path / "shared"))
+    hold(tmp_path / "shared")
+    done = fresh.snakemake(check=False)
+    assert done.returncode != 0
+    assert f"process {os.getpid()} of " in done.stdout + done.stderr
+    assert "choose another folder" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (tmp_path / "shared/digits").exists()
 
 
 def test_a_killed_run_leaves_whole_files_and_is_resumed(fresh):

@@ -245,6 +245,25 @@ def test_detectors_that_keep_the_same_rows_share_one_model(tree):
     assert (answers[0] == answers[1]).all()
 
 
-def test_results_copied_without_snakemakes_records_rerun_nothing(tree):
+@pytest.mark.parametrize("copy", [shutil.copy, shutil.copy2])
+def test_results_without_snakemakes_records_are_judged_by_their_own(tree, copy):
     shutil.rmtree(tree.root / ".snakemake")
-    assert tree.would_run() == {}
+    shutil.copytree(tree.root / "results", tree.root / "elsewhere", copy_function=copy)
+    tree.write(results="elsewhere")
+    assert set(tree.would_run()) <= {"report"}, "the page shows the configuration"
+    tree.edit("src/keyhole/detectors/activation_clustering.py", "n_init=10", "n_init=11")
+    assert without_reports(tree.would_run()) == {"detect": 3, "score": 3}
+    tree.edit("src/keyhole/detectors/activation_clustering.py", "n_init=11", "n_init=10")
+    tree.write(results="elsewhere", recipe={"name": "cpu", "epochs": 3})
+    jobs = without_reports(tree.would_run())
+    assert (jobs["train"], jobs["detect"], jobs.get("poison")) == (3, 3, None)
+    tree.write(results="elsewhere", datasets={"digits": {"subset": 1000}})
+    assert tree.would_run()["fetch"] == 1
+    tree.write(results="elsewhere")
+    assert set(tree.would_run()) <= {"report"}
+
+
+def test_fewer_victims_make_new_tables_without_snakemakes_records(tree):
+    shutil.rmtree(tree.root / ".snakemake")
+    tree.write(attacks={"badnets": {}})
+    assert set(tree.would_run()) == {"tabulate", "plot", "report"}

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["code_hash", "modules_of"]
+__all__ = ["PACKAGE", "code_hash", "is_inert", "modules_of", "source_digest"]
 
 PACKAGE = Path(__file__).parents[1]
 # Modules that check, name or describe but cannot change a number: nearly every job imports them, so an edit of one
@@ -67,7 +67,7 @@ def _digests(modules: tuple[str, ...], files: tuple[str, ...]) -> dict[str, str]
             continue
         seen.add(module)
         path = _file(module)
-        if path and not _inert(module):
+        if path and not is_inert(module):
             package = module if path.name == "__init__.py" else module.rpartition(".")[0]
             digests[module], imported = _scan(path.read_text(), package)
             todo += imported
@@ -82,7 +82,13 @@ def _file(module: str) -> Path | None:
     return next((file for file in candidates if top == "keyhole" and file.is_file()), None)
 
 
-def _inert(module: str) -> bool:
+def source_digest(source: str) -> str:
+    """Return a digest of the code of a source, without its comments, docstrings and layout."""
+    return _scan(source, "")[0]
+
+
+def is_inert(module: str) -> bool:
+    """Return whether a module checks, names or describes, but cannot change a number."""
     return any(module == name or module.startswith(f"{name}.") for name in INERT)
 
 

@@ -31,7 +31,7 @@ def aggregate(
     any_judged = is_state["judged"].groupby(values).transform("any").astype(bool)
     ran = runs["status"].isin(["", "ok"])
     counted = ran if everyone else is_state["judged"] | (~any_judged & ran)
-    numbers = runs.reindex(columns=[*(c.name for c in (*means, *intervals)), "seconds"]).apply(pd.to_numeric)
+    numbers = runs.reindex(columns=[c.name for c in (*means, *intervals)]).apply(pd.to_numeric)
     groups = runs.groupby(keys, sort=False)
     rows = groups.agg(controls=("controls", "first"), target_share=("target_share", "mean"), seeds=("seed", "size"))
     for state, is_in in is_state.items():
@@ -60,7 +60,7 @@ def _means(values: DataFrame, keys: list[str], facts: Sequence[Column], measured
         columns[column.name] = means[column.name]
         if column.has_interval:
             columns[f"{column.name}_interval"] = half_widths[column.name]
-    return DataFrame({**columns, "seconds": means["seconds"]}, index=n.index)
+    return DataFrame(columns, index=n.index)
 
 
 def _count_flags(marks: Series) -> str:

@@ -12,10 +12,10 @@ from keyhole.reporting._column import Column
 
 __all__ = ["COLUMNS", "TABLES", "columns_of_section", "columns_of_table", "find"]
 
-TABLES = ("attacks", "separability", "detection", "inversion", "model_detection", "repair", "test_time")
+TABLES = ("attacks", "separability", "detection", "inversion", "model_detection", "repair", "test_time", "cost")
 # sections of rendered tables have the names of the tables, but `test_time` has two: filters and purifiers
-_EVERY, _EVERY_SECTION = " ".join(TABLES), " ".join((*TABLES[:-1], "filters", "purifiers"))
-_DEFENSES = "detection inversion repair filters purifiers"
+_EVERY, _EVERY_SECTION = " ".join(TABLES), " ".join((*(t for t in TABLES if t != "test_time"), "filters", "purifiers"))
+_DEFENSES = "detection inversion repair filters purifiers cost"
 _MODEL, _MODEL_SHOWN = "attacks repair test_time", "attacks repair purifiers"
 _DEFENDED, _DEFENDED_SHOWN = "repair test_time", "repair purifiers"
 _DECIDED, _DECIDED_SHOWN = "detection test_time", "detection filters"
@@ -252,8 +252,9 @@ COLUMNS: tuple[Column, ...] = (
         "purifier, the judged test images are included", _COST, _COST_SHOWN),
     _mean("backwards", "count", "images that the method sent backwards through the victim or copies of it", _COST,
         _COST_SHOWN),
-    Column("seconds", "number", "wall-clock time of the method", _EVERY, f"{_COST_SHOWN} {_DEFENDED_SHOWN}",
-        aggregate="mean"),
+    _mean("seconds", "number", "wall-clock time of the method", "cost", "cost"),
+    _mean("cpu_seconds", "number", "processor time of the method", "cost", "cost", "CPU-seconds"),
+    _mean("peak_memory_mb", "number", "peak memory of the method's job", "cost", "cost", "peak MB"),
     # cards only
     _card("status", "words", "`ok`, or `failed`"),
     _card("state", "words", "judged, excluded or failed"),
@@ -276,8 +277,6 @@ COLUMNS: tuple[Column, ...] = (
     _card("fit_rows", "count", "clean rows that the space of the latents was fitted to"),
     _card("non_finite_scores", "count", "rows (classes) whose score is NaN or infinite"),
     _card("non_finite_latents", "count", "rows whose latents are NaN or infinite"),
-    _card("cpu_seconds", "number", "processor time of the method"),
-    _card("peak_memory_mb", "count", "peak memory of the method's job"),
     _card("commit", "words", "the commit of Keyhole that made the row; `+dirty` with uncommitted changes"),
     _card("versions", "words", "versions of Python, of Keyhole and of the libraries"),
     _card("hardware", "words", "processor and GPU"),

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
-from keyhole.planning.roles import RETRAINING, ROLES, SEPARABILITY, UNDEFENDED, Role
+from keyhole.planning.roles import DEFENSES, RETRAINING, ROLES, SEPARABILITY, UNDEFENDED, Role
 from keyhole.reporting._column import Column
 from keyhole.reporting.aggregation import aggregate
 from keyhole.reporting.columns import columns_of_table, find
@@ -162,6 +162,13 @@ _ALL = (
             Group("purifiers", (UNDEFENDED, ROLES["purifiers"]), "purifiers"),
         ),
         undefended=True,
+    ),
+    Layout(
+        "cost",
+        "Time and memory",
+        (Group("cost", (ROLES["attacks"], *(ROLES[role] for role in DEFENSES), RETRAINING)),),
+        everyone=True,
+        says_what_counts="Means are over all runs that did not fail, in the order of the method's kind.",
     ),
 )
 LAYOUTS = {layout.name: layout for layout in _ALL}

@@ -25,7 +25,7 @@ from keyhole.reporting import figures
 from keyhole.reporting.finished import finished, key, missing_from, of_grid, only, victims
 from keyhole.reporting.provenance import provenance
 from keyhole.reporting.runs import CELL, read, tuples
-from keyhole.reporting.tables import Tables, tabulate
+from keyhole.reporting.tables import TIMES, Tables, tabulate
 
 __all__ = ["Refused", "publish"]
 
@@ -101,6 +101,8 @@ def _published_before(folder: Path, grid: Grid, new: DataFrame) -> DataFrame:
     if not file.exists():
         return new.iloc[:0]
     cards = read(file)
+    costs = read(file.with_name("costs.csv")) if file.with_name("costs.csv").exists() else cards.iloc[:, :0]
+    cards = cards.join(costs.reindex(columns=TIMES))  # row by row
     return only(cards, victims(of_grid(cards, grid)) - victims(new)) if "recipe" in cards else new.iloc[:0]
 
 

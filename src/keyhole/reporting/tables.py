@@ -19,7 +19,7 @@ from keyhole.reporting import rendering, summary
 from keyhole.reporting.layouts import LAYOUTS
 from keyhole.reporting.provenance import provenance
 from keyhole.reporting.rendering import Rendered
-from keyhole.reporting.runs import CONTROLS, KEY, is_role, split_flags, tuples
+from keyhole.reporting.runs import CELL, CONTROLS, KEY, is_role, split_flags, tuples
 from keyhole.scoring.flags import EXCLUDING
 
 __all__ = ["RENDERED", "Skipped", "Tables", "tabulate"]
@@ -28,6 +28,7 @@ Skipped = Sequence[Sequence[str]]  # the name of each cell that is left out, and
 Missing = Sequence[Sequence[str]]  # the name of each victim without cards, the reason, and the log that says more
 
 DIGITS = 6  # in CSV files
+TIMES = ["seconds", "cpu_seconds", "peak_memory_mb"]  # in a file of their own, so that runs make the same bytes
 MOST_LISTED = 20  # missing victims in the summary
 RENDERED = "rendered.json"
 
@@ -45,7 +46,9 @@ class Tables:
     def write(self, folder: str | Path) -> None:
         """Write each table as .csv, .md and .tex, all cards, what is missing, and what the report shows as JSON."""
         folder = Path(folder)
-        artifacts.save_text(folder / "cards.csv", self.cards.to_csv(index=False))
+        times = self.cards.reindex(columns=[*CELL, "role", "defense", "told", *TIMES])
+        artifacts.save_text(folder / "cards.csv", self.cards.drop(columns=TIMES, errors="ignore").to_csv(index=False))
+        artifacts.save_text(folder / "costs.csv", times.to_csv(index=False))
         for name, table in self.values.items():
             artifacts.save_text(folder / f"{name}.csv", table.to_csv(index=False))
             artifacts.save_text(folder / f"{name}.md", rendering.markdown(self.rendered[name]))

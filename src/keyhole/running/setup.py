@@ -13,10 +13,14 @@ from keyhole.running.logs import open_log
 __all__ = ["begin", "instantiate"]
 
 
-def begin(threads: int, log_file: str, rule: str) -> None:
-    """Use the number of threads that the rule asked for, and write progress to the rule's log."""
-    torch.set_num_threads(threads)
-    open_log(log_file, rule)
+def begin(job: Any) -> None:
+    """Use the number of threads that a job's rule asked for, and open its log.
+
+    Args:
+        job: the object `snakemake` of its script.
+    """
+    torch.set_num_threads(job.threads)
+    open_log(job)
 
 
 def instantiate(role: str, entry: str, truth: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, str]]:

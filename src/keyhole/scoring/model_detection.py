@@ -18,7 +18,7 @@ __all__ = ["ALL", "COLUMNS", "model_detection"]
 
 ALL = "all attacks"
 SHARES = ("detected", "target_named", "false_alarms_clean")
-COST = ("seconds", "forwards", "backwards", "holdout_size")
+COST = ("forwards", "backwards", "holdout_size")
 COLUMNS = (*(f"{name}{end}" for name in SHARES for end in ("", "_low", "_high")), "model_AUROC", *COST)
 
 
