@@ -2,18 +2,27 @@ PYTHON ?= python3
 GRID ?= config.yaml
 CORES ?= all
 BIN := .venv/bin
+.DEFAULT_GOAL := help
 SHELL := /bin/bash -o pipefail
 # of Snakemake's log, leave errors and "12 of 240 steps (5%) done"
 CHATTER := /^(Select jobs|Execute [0-9]|\[[A-Z]|Finished jobid|Assuming |Building DAG|Using |Provided cores|Rules claiming)/d
 
-.PHONY: demo run retry tables publish test test-fast lint format lock
+.PHONY: demo help run retry tables unlock publish test test-fast lint format lock
 
 # the default grid, on data that needs no download
 demo: run
 
+# what make can do here
+help:
+	@awk '/^# /{said=substr($$0,3)} /^[a-z-]+:/{if(said){split($$0,name,":"); printf "make %-10s %s\n",name[1],said}} !/^# /{said=""}' Makefile
+
 # any grid: make run GRID=grids/cifar10_cpu.yaml
 run: .venv/installed
 	@$(BIN)/snakemake --cores $(CORES) --configfile $(GRID) --quiet rules reason host 2>&1 | sed -uE '$(CHATTER)'
+
+# nothing that Keyhole does needs it; for locks that an earlier version or another profile left
+unlock: .venv/installed
+	@$(BIN)/snakemake --unlock --configfile $(GRID)
 
 # tries again what failed
 retry: .venv/installed
@@ -24,7 +33,7 @@ retry: .venv/installed
 tables: .venv/installed
 	@$(BIN)/python -m keyhole.reporting.unfinished $(GRID)
 
-# copies the results of a finished grid to published/, if all comes from clean commits
+# adds what has been run of a grid to published/, if it comes from clean commits
 publish: .venv/installed
 	@$(BIN)/python -m keyhole.reporting.publish $(GRID)
 

@@ -1,16 +1,16 @@
 """A method's error becomes facts, a machine's is raised; a job's log says at its end how the job ended."""
 
-import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 from safetensors import SafetensorError
 
 from keyhole.planning import plan
-from keyhole.planning.records import record_file
+from keyhole.planning.records import Record
 from keyhole.running.outcome import attempt
 
 
@@ -78,7 +78,7 @@ def test_the_last_line_of_a_log_says_how_the_job_ended(ends, last, said, tmp_pat
     assert (tmp_path / "a.log").read_text().rstrip().splitlines()[-1].endswith(f" {last}")
     assert done.stderr.startswith(said)
     assert ("Traceback" in (tmp_path / "a.log").read_text()) == (said == "Traceback")
-    assert record_file(tmp_path / "a.log").exists() == (last == "done"), "only a finished job has a record"
+    assert (Record.read(tmp_path / "a.log") is not None) == (last == "done"), "only a finished job has a record"
 
 
 @pytest.fixture
@@ -97,10 +97,27 @@ def test_a_job_whose_code_was_edited_meanwhile_fails(edit, planned):
     if edit.startswith("x"):
         assert done.returncode == 1
         assert done.stderr == "train.py: edited after this run was planned; start the run again\n"
-        assert not record_file(planned / "a.log").exists()
+        assert Record.read(planned / "a.log") is None
     else:
         assert done.returncode == 0
-        assert json.loads(record_file(planned / "a.log").read_text())["outputs"] == ["out"]
+        assert Record.read(planned / "a.log").outputs == ["out"]
+
+
+def test_a_job_waits_for_the_same_job_of_a_killed_run_and_takes_over_what_it_made(tmp_path):
+    script = f"{START.format(folder=tmp_path)}\nimport time\ntime.sleep(float(sys.argv[1]))\n"
+    script += f"open('{tmp_path}/out', 'w').write(sys.argv[1])\n"
+    command = [sys.executable, "-c", f"import sys\n{script}"]
+    first = subprocess.Popen([*command, "3"])
+    while not (tmp_path / "a.log").exists():
+        time.sleep(0.05)
+    (tmp_path / "a.log").unlink()  # as Snakemake does before a job
+    second = subprocess.run([*command, "0"], capture_output=True, text=True)
+    assert (first.wait(), second.returncode) == (0, 0)
+    assert second.stderr == f"waiting for a job of an earlier run: {tmp_path}/a.log\n"
+    assert (tmp_path / "out").read_text() == "3"
+    assert (tmp_path / "a.log").read_text().endswith("done\n")
+    assert subprocess.run([*command, "0"]).returncode == 0
+    assert (tmp_path / "out").read_text() == "0", "nothing is taken over from a job that is long finished"
 
 
 def test_a_job_takes_the_configuration_of_its_run(planned):

@@ -159,6 +159,21 @@ def test_two_checkouts_exclude_each_other_from_one_folder(fresh, tmp_path):
     assert not (tmp_path / "shared/digits").exists()
 
 
+def test_jobs_of_a_killed_run_are_taken_over_not_run_twice(fresh):
+    fresh.write(recipe={"name": "cpu", "epochs": 150})
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--until", "train"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    run = subprocess.Popen(command, cwd=fresh.root, env=fresh.environment(), **quiet)
+    deadline = time.time() + 120
+    while not list(fresh.root.glob("results/digits/*/*/*/convnet/train.log")) and time.time() < deadline:
+        time.sleep(0.02)
+    run.kill()  # its job lives on
+    run.wait()
+    done = fresh.snakemake("--until", "train")  # at once: there is nothing to unlock
+    assert (done.stdout + done.stderr).count("waiting for a job of an earlier run: ") == 1
+    assert "train" not in fresh.would_run("--until", "train")
+
+
 def test_a_killed_run_leaves_whole_files_and_is_resumed(fresh):
     command = [sys.executable, "-m", "snakemake", "--cores", "2"]
     run = subprocess.Popen(
@@ -180,6 +195,5 @@ def test_a_killed_run_leaves_whole_files_and_is_resumed(fresh):
         with safe_open(file, "np") as opened:  # a half-written file has no whole header, or too few bytes
             for name in opened.keys():  # noqa: SIM118 (not a dict)
                 opened.get_tensor(name)
-    fresh.snakemake("--unlock")
     fresh.snakemake()
     assert fresh.would_run() == {}

@@ -37,6 +37,14 @@ class Record:
     inputs: list[str]
     outputs: list[str]
 
+    @classmethod
+    def read(cls, log: str | Path) -> "Record | None":
+        """Read the record of the job with this log; None if there is none, or it cannot be read."""
+        try:
+            return cls(**json.loads(record_file(log).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
     def write(self, log: str | Path) -> None:
         """Write the record of the job with this log."""
         save_text(record_file(log), json.dumps(asdict(self)))
@@ -84,8 +92,9 @@ def settle(results: Path, expected: Expected) -> list[str]:
 
 def _read(results: Path) -> Iterable[tuple[str, Record]]:
     for file in sorted(results.rglob(".*.made")):
-        with suppress(OSError, ValueError, TypeError):  # a record that cannot be read is none
-            yield str(file.parent), Record(**json.loads(file.read_text()))
+        record = Record.read(file.with_name(f"{file.stem[1:]}.log"))
+        if record is not None:
+            yield str(file.parent), record
 
 
 def _paths(folder: str, files: Iterable[str]) -> list[str]:

@@ -1,17 +1,20 @@
 """The log of a job, what it does and, on its last line, how it ended; and beside it the record of a finished job.
 
 A job stops if the code that it runs was edited after the run was planned: at its start and, for methods that are
-imported later, at its end.
+imported later, at its end. If a run was killed, its jobs may live on; the same job of the next run then waits for
+theirs, and takes over what it made.
 """
 
 import atexit
+import fcntl
 import logging
 import os
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from keyhole.planning.hashes import is_inert
 from keyhole.planning.plan import edited
@@ -37,13 +40,35 @@ def open_log(job: Any) -> None:
     Raises:
         JobError: code was edited after the run was planned.
     """
+    _take_over(job)
     started = time.time_ns()
     logging.basicConfig(filename=job.log[0], filemode="w", level=logging.INFO, format="%(asctime)s %(message)s")
     log.info("rule %s", job.rule)
-    record_file(job.log[0]).unlink(missing_ok=True)  # of an earlier run
     sys.excepthook = _fail
     _check_code(job)
     atexit.register(_finish, job, started)
+
+
+_held: list[IO[str]] = []  # records, which are locked until the process ends
+
+
+def _take_over(job: Any) -> None:
+    """If a job of a killed run does the same, wait for it; end this one if that one did what is asked for."""
+    file = open(record_file(job.log[0]), "a")  # noqa: SIM115 (until the process ends)
+    _held.append(file)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"waiting for a job of an earlier run: {job.log[0]}", file=sys.stderr)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        made = Record.read(job.log[0])
+        asked = digest(job.rule, dict(job.params.items()))
+        if made and made.digest == asked and all(map(os.path.exists, _flat(job.output))):
+            Path(job.log[0]).write_text(f"made by a job of an earlier run\n{DONE}\n")
+            raise SystemExit(0) from None
+    except OSError:  # a file system without locks
+        pass
+    file.truncate(0)  # it was of an earlier run
 
 
 def _finish(job: Any, started: int) -> None:
