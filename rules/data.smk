@@ -7,7 +7,7 @@ rule fetch:
         f"{DATA}/fetch.log",
     resources:
         mem_mb=memory(4000),
-        runtime=60,
+        runtime=minutes(60),
     params:
         dataset=entry("dataset"),
         # Snakemake does not compare params that are functions of `input`, so a folder that was moved reruns nothing
@@ -27,8 +27,8 @@ rule hold_out:
     log:
         f"{HELD}/hold_out.log",
     resources:
-        mem_mb=memory(3000),
-        runtime=20,
+        mem_mb=memory(2000),
+        runtime=minutes(20),
     params:
         holdout=GRID.holdout.canonical,
         code=code("hold_out"),

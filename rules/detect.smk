@@ -38,8 +38,8 @@ rule detect:
         f"{VICTIM}/detect/detect.log",
     resources:
         gpu=1,
-        mem_mb=memory(4000),
-        runtime=120,
+        mem_mb=memory(2000),
+        runtime=minutes(120),
     params:
         detectors=detectors_of(SHORT),
     script:
@@ -55,7 +55,7 @@ use rule detect as detect_long with:
         detector="|".join(LONG) or "none",
     resources:
         gpu=1,
-        mem_mb=memory(4000),
-        runtime=240,
+        mem_mb=memory(2000),
+        runtime=minutes(240),
     params:
         detectors=detectors_of(None),

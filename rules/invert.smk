@@ -11,8 +11,8 @@ rule invert:
         f"{VICTIM}/invert/{{inverter}}/invert.log",
     resources:
         gpu=1,
-        mem_mb=memory(4000),
-        runtime=240,
+        mem_mb=memory(2000),
+        runtime=minutes(240),
     params:
         attack=entry("attack"),
         inverter=entry("inverter"),

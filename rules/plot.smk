@@ -19,8 +19,8 @@ rule draw:
     log:
         f"{VICTIM}/draw.log",
     resources:
-        mem_mb=memory(3000),
-        runtime=20,
+        mem_mb=memory(1500),
+        runtime=minutes(20),
     params:
         attack=entry("attack"),
         level=GRID.levels[-1],

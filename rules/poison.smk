@@ -17,8 +17,8 @@ rule surrogate:
         model=GRID.surrogate,
     resources:
         gpu=1,
-        mem_mb=memory(4000),
-        runtime=240,
+        mem_mb=memory(2000),
+        runtime=minutes(240),
     params:
         recipe=recipe,
         code=code("surrogate", "model"),
@@ -37,8 +37,8 @@ rule craft:
         f"{CRAFTED}/craft.log",
     resources:
         gpu=1,
-        mem_mb=memory(4000),
-        runtime=120,
+        mem_mb=memory(2000),
+        runtime=minutes(120),
     params:
         attack=entry("attack"),
         code=code("craft", "attack"),
@@ -55,8 +55,8 @@ rule poison:
     log:
         f"{RUN}/poison.log",
     resources:
-        mem_mb=memory(3000),
-        runtime=30,
+        mem_mb=memory(2000),
+        runtime=minutes(30),
     params:
         attack=entry("attack"),
         code=code("poison", "attack"),

@@ -14,8 +14,8 @@ rule retrain:
         f"{DETECTION}/retrained/retrain.log",
     resources:
         gpu=1,
-        mem_mb=memory(4000),
-        runtime=240,
+        mem_mb=memory(2000),
+        runtime=minutes(240),
     params:
         attack=entry("attack"),
         recipe=recipe,
@@ -39,8 +39,8 @@ rule train_defended:
         f"{VICTIM}/train/{{trainer}}/train.log",
     resources:
         gpu=1,
-        mem_mb=memory(4000),
-        runtime=240,
+        mem_mb=memory(2000),
+        runtime=minutes(240),
     params:
         attack=entry("attack"),
         trainer=entry("trainer"),
@@ -72,8 +72,8 @@ rule repair:
         f"{VICTIM}/repair/{{repairer}}/repair.log",
     resources:
         gpu=1,
-        mem_mb=memory(4000),
-        runtime=240,
+        mem_mb=memory(2000),
+        runtime=minutes(240),
     params:
         attack=entry("attack"),
         repairer=entry("repairer"),

@@ -18,8 +18,8 @@ rule separability:
     log:
         f"{VICTIM}/separability.log",
     resources:
-        mem_mb=memory(3000),
-        runtime=20,
+        mem_mb=memory(1000),
+        runtime=minutes(20),
     params:
         levels=json.dumps(GRID.levels_read()),
         code=code("separability"),
@@ -54,8 +54,8 @@ rule score:
     log:
         f"{VICTIM}/score.log",
     resources:
-        mem_mb=memory(3000),
-        runtime=20,
+        mem_mb=memory(1000),
+        runtime=minutes(20),
     params:
         labels=lambda cell: json.dumps(
             {

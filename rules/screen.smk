@@ -12,8 +12,8 @@ rule filter:
         f"{VICTIM}/filter/{{filter}}/filter.log",
     resources:
         gpu=1,
-        mem_mb=memory(4000),
-        runtime=60,
+        mem_mb=memory(2000),
+        runtime=minutes(60),
     params:
         attack=entry("attack"),
         filter=entry("filter"),
@@ -36,8 +36,8 @@ rule purify:
         f"{VICTIM}/purify/{{purifier}}/purify.log",
     resources:
         gpu=1,
-        mem_mb=memory(4000),
-        runtime=60,
+        mem_mb=memory(2000),
+        runtime=minutes(60),
     params:
         attack=entry("attack"),
         purifier=entry("purifier"),

@@ -12,8 +12,8 @@ rule train:
         f"{VICTIM}/train.log",
     resources:
         gpu=1,
-        mem_mb=memory(4000),
-        runtime=240,
+        mem_mb=memory(2000),
+        runtime=minutes(240),
     params:
         attack=entry("attack"),
         recipe=recipe,
@@ -33,8 +33,8 @@ rule materialize:
     log:
         f"{VICTIM}/materialize.log",
     resources:
-        mem_mb=memory(3000),
-        runtime=30,
+        mem_mb=memory(2000),
+        runtime=minutes(30),
     params:
         attack=entry("attack"),
         code=code("materialize", "attack"),
@@ -54,8 +54,8 @@ rule ask_clean_model:
         f"{VICTIM}/natural.log",
     resources:
         gpu=1,
-        mem_mb=memory(3000),
-        runtime=30,
+        mem_mb=memory(2000),
+        runtime=minutes(30),
     params:
         attack=entry("attack"),
         code=code("ask_clean_model", "attack", "model"),
@@ -74,8 +74,8 @@ rule latents:
         f"{VICTIM}/latents.log",
     resources:
         gpu=1,
-        mem_mb=memory(4000),
-        runtime=60,
+        mem_mb=memory(2000),
+        runtime=minutes(60),
     params:
         levels=json.dumps(GRID.levels_read()),
         code=code("latents", "model"),

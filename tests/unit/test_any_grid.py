@@ -1,9 +1,12 @@
 """Whatever a grid has and lacks, its cards become tables, figures and a report; nothing is drawn that fails."""
 
 import random
+from pathlib import Path
 
 import pytest
+import yaml
 
+from keyhole.planning import config
 from keyhole.planning.roles import CLEAN, DEFENSES, RETRAINING, ROLES, SEPARABILITY
 from keyhole.reporting import figures, report
 from keyhole.reporting.columns import columns_of_table
@@ -12,6 +15,8 @@ from keyhole.reporting.runs import CONTROLS, frame
 from keyhole.reporting.tables import tabulate
 from keyhole.scoring.flags import FLAGS
 
+ROOT = Path(__file__).parents[2]
+GRIDS = [ROOT / "config.yaml", *sorted((ROOT / "grids").glob("*.yaml"))]
 ATTACKS = {  # label -> method, what it controls, cover rows for each payload row
     "badnets": ("badnets", "dirty-label", 0),
     "adap_patch": ("adap_patch", "dirty-label", 2),
@@ -78,9 +83,30 @@ def victim(draw, place, defenses, levels, retrained):
                 yield {**found, **measured(draw, "repair"), "role": RETRAINING.noun}
 
 
+def published_grid(file, draw):
+    """Cards of a committed grid, of one seed: its cells with its defenses."""
+    planned = config.load(yaml.safe_load(file.read_text()), file.name)
+    defenses = {role: planned.labels(role) for role in DEFENSES}
+    for cell in planned.cells():
+        if cell.seed == planned.seeds[0]:
+            place = {"dataset": cell.dataset, "model": cell.model, "recipe": planned.recipe_name(cell.folder)}
+            place |= {"attack": cell.attack, "poison_rate": float(cell.rate), "seed": cell.seed}
+            retrained = bool(planned.retrained(cell.attack, cell.rate, cell.seed))
+            yield from victim(draw, place, defenses, planned.levels, retrained)
+
+
 @pytest.mark.parametrize("seed", range(16))
 def test_any_grid_has_tables_figures_and_a_report(seed, tmp_path, caplog):
-    tabulate(frame(grid(random.Random(seed)))).write(tmp_path / "tables")
+    check(grid(random.Random(seed)), tmp_path, caplog)
+
+
+@pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.stem)
+def test_every_committed_grid_has_tables_figures_and_a_report(file, tmp_path, caplog):
+    check(published_grid(file, random.Random(0)), tmp_path, caplog)
+
+
+def check(cards, tmp_path, caplog):
+    tabulate(frame(cards)).write(tmp_path / "tables")
     paths = [tmp_path / f"figures/{name}.png" for name in FIGURES]
     figures.draw([tmp_path / "tables/cards.csv", tmp_path / "tables/detection.csv"], paths)
     assert not caplog.records, "no figure fails: what is missing is left out of it"

@@ -110,6 +110,31 @@ def test_a_cell_that_fails_costs_only_itself_and_is_listed(tree):
     assert tree.would_run() == {}
 
 
+@pytest.mark.parametrize(
+    "grid",
+    [
+        {"detectors": {}, "filters": {}},
+        {"attacks": {}, "detectors": {}, "filters": {}, "holdout": 0},
+        {"attacks": {"badnets": {"rates": [0.0008]}}, "filters": {}},  # one payload row
+    ],
+    ids=["no defenses", "clean reference only", "one payload row"],
+)
+def test_small_grids_end_in_a_report(tree, grid):
+    tree.write(**grid)
+    tree.snakemake()
+    assert (tree.root / "results/report.html").exists()
+    assert "INCOMPLETE" not in (tree.root / "results/summary.txt").read_text()
+    assert tree.would_run() == {}
+
+
+def test_a_victim_that_diverges_has_its_tables_and_pictures(tree):
+    tree.write(attacks={"badnets": {}}, recipe={"name": "cpu", "epochs": 1, "learning_rate": 1.0e30})
+    tree.snakemake()
+    cards = read(tree.root / "results/tables/cards.csv")
+    assert set(cards.loc[cards["role"] == "attack", "CA"]) <= {0.1, 0.0} or (cards["excluded"] != "").any()
+    assert (tree.root / "results/report.html").exists()
+
+
 def test_what_is_deleted_is_made_again(tree):
     folder = tree.root / "results/digits/badnets/rate=0.05/seed=0/convnet"
     gone = ["detect/spectral_signatures/suspicion.safetensors", "preview.png", "cards.json"]
