@@ -101,8 +101,8 @@ def _published_before(folder: Path, grid: Grid, new: DataFrame) -> DataFrame:
     if not file.exists():
         return new.iloc[:0]
     cards = read(file)
-    costs = read(file.with_name("costs.csv")) if file.with_name("costs.csv").exists() else cards.iloc[:, :0]
-    cards = cards.join(costs.reindex(columns=TIMES))  # row by row
+    if file.with_name("costs.csv").exists():
+        cards = cards.join(read(file.with_name("costs.csv"))[TIMES])  # row by row
     return only(cards, victims(of_grid(cards, grid)) - victims(new)) if "recipe" in cards else new.iloc[:0]
 
 
