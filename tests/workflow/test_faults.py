@@ -185,7 +185,7 @@ def test_two_checkouts_exclude_each_other_from_one_folder(fresh, tmp_path):
 
 
 def test_jobs_of_a_killed_run_are_taken_over_not_run_twice(fresh):
-    fresh.write(recipe={"name": "cpu", "epochs": 150})
+    fresh.write(attacks={}, recipe={"name": "cpu", "epochs": 400})  # long enough for the next run to meet it
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "--until", "train"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     run = subprocess.Popen(command, cwd=fresh.root, env=fresh.environment(), **quiet)
