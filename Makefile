@@ -18,24 +18,25 @@ help:
 
 # any grid: make run GRID=grids/cifar10_cpu.yaml
 run: .venv/installed
-	@$(BIN)/snakemake --cores $(CORES) --configfile $(GRID) --quiet rules reason host 2>&1 | sed -uE '$(CHATTER)'
+	@$(BIN)/python -m keyhole.planning.reading "$(GRID)"
+	@$(BIN)/snakemake --cores $(CORES) --configfile "$(GRID)" --quiet rules reason host 2>&1 | sed -uE '$(CHATTER)'
 
 # nothing that Keyhole does needs it; for locks that an earlier version or another profile left
 unlock: .venv/installed
-	@$(BIN)/snakemake --unlock --configfile $(GRID)
+	@$(BIN)/snakemake --unlock --configfile "$(GRID)"
 
 # tries again what failed
 retry: .venv/installed
-	@$(BIN)/python -m keyhole.running.retry $(GRID)
+	@$(BIN)/python -m keyhole.running.retry "$(GRID)"
 	@$(MAKE) --no-print-directory run
 
 # tables and report of what there is, also while a run is going on
 tables: .venv/installed
-	@$(BIN)/python -m keyhole.reporting.unfinished $(GRID)
+	@$(BIN)/python -m keyhole.reporting.unfinished "$(GRID)"
 
 # adds what has been run of a grid to published/, if it comes from clean commits
 publish: .venv/installed
-	@$(BIN)/python -m keyhole.reporting.publish $(GRID)
+	@$(BIN)/python -m keyhole.reporting.publish "$(GRID)"
 
 test: .venv/installed lint
 	$(BIN)/python -m pytest

@@ -1,9 +1,10 @@
 # the grid of the configuration, and the folders of its results
+import os
 import re
 import sys
 from pathlib import Path
 
-from keyhole.planning import folders, plan, records
+from keyhole.planning import folders, plan, reading, records
 from keyhole.planning.config import ConfigError, load
 from keyhole.planning.content import Contents
 from keyhole.planning.locks import Held, hold
@@ -11,7 +12,14 @@ from keyhole.planning.roles import ROLES
 
 # A file given with --configfile replaces config.yaml, where Snakemake would merge the two. No public attribute tells
 # such a file from a value given with --config.
-CONFIG_FILES = workflow.config_settings.configfiles
+CONFIG_FILES = [os.path.relpath(file) for file in workflow.config_settings.configfiles]
+CONFIG_NAMES = ", ".join(CONFIG_FILES or ["config.yaml"])
+if plan.planned_config() is None:
+    try:  # Snakemake lets the last of two equal keys win
+        for file in CONFIG_FILES or ["config.yaml"]:
+            reading.read(file)
+    except ConfigError as error:
+        sys.exit(str(error))
 if not CONFIG_FILES:
 
     configfile: "config.yaml"
@@ -21,7 +29,6 @@ config = (
     plan.planned_config() or config
 )  # jobs take that of their run, whatever the file says by now
 MEMORY = Path(".snakemake/keyhole")  # what planning need not compute again
-CONFIG_NAMES = ", ".join(map(str, CONFIG_FILES or ["config.yaml"]))
 try:
     GRID = load(config, CONFIG_NAMES, memory=MEMORY / "methods.json")
 except ConfigError as error:

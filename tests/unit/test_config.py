@@ -314,6 +314,10 @@ def test_a_bad_configuration_is_answered_in_one_line(given: dict[str, Any], path
     assert choice in text
 
 
+def test_keys_that_begin_with_x_are_the_users_own() -> None:
+    assert config.load({**MINIMAL, "x-common": {"size": 3}}) == config.load(MINIMAL)
+
+
 def test_numbers_from_the_command_line_come_as_text() -> None:
     """Snakemake reads `--config seeds=[0,1]` as ["0", "1"]."""
     badnets = {"badnets": {"size": "4", "rates": ["0.01"]}}

@@ -36,6 +36,23 @@ def test_bad_config_is_refused_before_any_job_in_one_line(fresh, change, expecte
     assert not (fresh.root / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "arguments", "expected"),
+    [
+        ("seeds: [0]\nseeds: [1]\n", ("--configfile", "config.yaml"), "config.yaml: seeds: the key stands twice"),
+        ("seeds: [0]\nattacks:\n\tbadnets: {}\n", (), "config.yaml: line 3, column 1: "),
+        ("# caf\xe9\n", (), "config.yaml: line 1: expected text in UTF-8"),
+    ],
+)
+def test_a_file_that_cannot_be_read_as_it_stands_is_refused_in_one_line(fresh, text, arguments, expected):
+    (fresh.root / "config.yaml").write_bytes(text.encode("latin-1"))
+    done = fresh.snakemake("-n", *arguments, check=False)
+    said = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("Using")]
+    assert done.returncode != 0
+    assert len(said) == 1, said
+    assert said[0].startswith(expected)
+
+
 def test_a_data_set_that_is_not_whole_is_one_clear_error(fresh, tmp_path):
     np.savez(tmp_path / "mine.npz", y_train=np.arange(200) % 4)
     fresh.write(datasets={"mine": {"method": "npz", "path": str(tmp_path / "mine.npz")}}, holdout=20)

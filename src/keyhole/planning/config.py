@@ -23,6 +23,7 @@ __all__ = ["Cell", "ConfigError", "Entry", "Grid", "Holdout", "load"]
 
 KEYS = ["results", "data_dir", "datasets", "models", "poison_rates", "seeds", "holdout", "recipe", "recipes"]
 KEYS += ["attacks", *DEFENSES, "retrain", "skip", "levels", "screened_images", "surrogate"]
+OWN = "x-"  # keys of the user's own, a place for YAML anchors
 RATES = "[0.003, 0.01]"
 TAKEN = ("data", "shared", "tables", "figures")  # folders of results/ beside those of the data sets
 
@@ -55,6 +56,7 @@ def load(config: Any, file: str = "config.yaml", memory: Path | None = None) -> 
 
 def _grid(config: Any, witness: Witness) -> Grid:
     config = values.mapping(config, "configuration", "keys such as datasets, models, attacks")
+    config = {key: each for key, each in config.items() if not str(key).startswith(OWN)}
     values.known_keys(config, KEYS, "")
     for key in ("datasets", "models"):
         if key not in config:

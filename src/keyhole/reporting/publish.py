@@ -15,11 +15,10 @@ from datetime import date
 from pathlib import Path
 
 import pandas as pd
-import yaml
 from pandas import DataFrame
 
 from keyhole import artifacts
-from keyhole.planning import config
+from keyhole.planning import config, reading
 from keyhole.planning.grid import Grid
 from keyhole.reporting import figures
 from keyhole.reporting.finished import finished, key, missing_from, of_grid, only, victims
@@ -47,7 +46,7 @@ def publish(grid_file: Path, root: Path, today: date) -> Path:
     """
     folder = root / "published" / grid_file.stem
     _check_tree(root, folder)
-    grid = config.load(yaml.safe_load(grid_file.read_text()), str(grid_file))
+    grid = config.load(reading.read(grid_file), str(grid_file))
     new, _ = finished(grid, root / grid.results)
     if new is None:
         raise Refused(f"expected results of this grid in {root / grid.results}; run it first")
@@ -127,7 +126,7 @@ def main() -> None:
     parser.add_argument("grid", type=Path, help="its configuration, a file in grids/")
     try:
         folder = publish(parser.parse_args().grid.resolve(), Path.cwd(), date.today())
-    except Refused as why:
+    except (Refused, config.ConfigError) as why:
         sys.exit(f"not published: {why}")
     print(f"wrote {folder}; say in its README.md what the numbers show")
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from keyhole import artifacts
-from keyhole.planning import config
+from keyhole.planning import config, reading
 from keyhole.planning.grid import Grid
 from keyhole.reporting import figures, report
 from keyhole.reporting.finished import finished
@@ -60,10 +60,10 @@ def main() -> None:
     parser.add_argument("grid", type=Path, help="its configuration")
     file = parser.parse_args().grid
     try:
-        given = yaml.safe_load(file.read_text())
+        given = reading.read(file)
         grid = config.load(given, str(file))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        sys.exit(f"{file}: {error}" if not isinstance(error, config.ConfigError) else str(error))
+    except config.ConfigError as error:
+        sys.exit(str(error))
     print(write(grid, given))
 
 

@@ -4,10 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-import yaml
-
 from keyhole import artifacts
-from keyhole.planning import config
+from keyhole.planning import config, reading
 from keyhole.planning.grid import Grid
 
 __all__ = ["forget_failures"]
@@ -30,7 +28,7 @@ def main() -> None:
     parser.add_argument("grid", type=Path, help="its configuration")
     file = parser.parse_args().grid
     try:
-        failed = forget_failures(config.load(yaml.safe_load(file.read_text()), str(file)))
+        failed = forget_failures(config.load(reading.read(file), str(file)))
     except config.ConfigError as error:
         sys.exit(str(error))
     print("\n".join([*failed, f"{len(failed)} to try again"]))
